@@ -1,0 +1,1 @@
+"""The executable that the container runtime calls."""

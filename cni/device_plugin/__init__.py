@@ -1,0 +1,1 @@
+"""VFs and other PCI functions, prepared and advertised to kubelet."""

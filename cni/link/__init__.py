@@ -1,0 +1,1 @@
+"""The gRPC service between a host's cni-node and its DPU's."""

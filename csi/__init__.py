@@ -1,0 +1,1 @@
+"""Disks: the CSI services and the storage backends behind them."""

@@ -1,0 +1,1 @@
+"""What a storage backend is, and the backends that come with the suite."""

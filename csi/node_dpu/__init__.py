@@ -1,0 +1,1 @@
+"""Decides which attachments a DPU must have, and converges to them."""

@@ -1,0 +1,1 @@
+"""A daemon's life: configuration, logs, metrics, health, gRPC, per-key work and an orderly stop."""

@@ -1,0 +1,1 @@
+"""PCI functions, representors and NVMe controllers as a sysfs tree shows them."""

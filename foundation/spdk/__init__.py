@@ -1,0 +1,1 @@
+"""SPDK's JSON-RPC, typed."""

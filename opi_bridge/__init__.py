@@ -1,0 +1,1 @@
+"""The OPI storage API for the card of this DPU."""

@@ -1,0 +1,1 @@
+"""One module a card: how it emulates NVMe functions."""

@@ -1,0 +1,1 @@
+"""One volume on one DPU: connect the remote target, emulate the disk, or undo it."""
