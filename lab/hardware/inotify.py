@@ -1,0 +1,58 @@
+"""Changes of a directory's entries as events (inotify(7))."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_IN_MOVED_TO = 0x80
+_IN_CREATE = 0x100
+_IN_DELETE = 0x200
+_IN_NONBLOCK = os.O_NONBLOCK
+_IN_CLOEXEC = os.O_CLOEXEC
+_READ = 65536
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class DirectoryWatch:
+    """Entries made, moved in or removed since the last ``changed()``; several changes count as one.
+
+    To be entered before the directory is read, so that nothing falls between.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._descriptor = -1
+        self._changed = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        self._descriptor = _libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
+        mask = _IN_CREATE | _IN_MOVED_TO | _IN_DELETE
+        if self._descriptor < 0 or _libc.inotify_add_watch(self._descriptor, os.fsencode(self._directory), mask) < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"cannot watch {self._directory}: {os.strerror(number)}")
+        asyncio.get_running_loop().add_reader(self._descriptor, self._drain)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+
+    async def changed(self) -> None:
+        """Wait for the next change. Bounded by the caller: a directory may well never change."""
+        await self._changed.wait()
+        self._changed.clear()
+
+    def _drain(self) -> None:
+        try:
+            os.read(self._descriptor, _READ)
+        except BlockingIOError:
+            return
+        self._changed.set()
