@@ -1,0 +1,99 @@
+"""The HTTP endpoint of a daemon: /metrics, /healthz, /readyz.
+
+Sixty lines of HTTP/1.1 rather than a web framework: aiohttp's server alone would cost 17 MiB in every daemon of every
+node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+
+from foundation.daemon import metrics
+from foundation.daemon.health import Health
+from foundation.daemon.sockets import claim_unix_path
+
+_REQUEST_SECONDS = 5.0
+_LARGEST_HEAD = 16 * 1024
+_JSON = "application/json"
+
+
+class Endpoint:
+    """Serves one daemon's metrics and health; `address` is where, once started."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._server: asyncio.Server | None = None
+        self._path: Path | None = None
+        self.address = ""
+
+    async def start(self, listen: str) -> None:
+        """Listen on `host:port`, `[v6]:port` or `unix:/path`.
+
+        :raises OSError: the address is taken or not ours.
+        :raises ValueError: it is no address.
+        """
+        if listen.startswith("unix:"):
+            self._path = Path(listen.removeprefix("unix:"))
+            claim_unix_path(self._path, mode=0o600)
+            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=_LARGEST_HEAD)
+            os.chmod(self._path, 0o600)
+            self.address = listen
+            return
+        host, colon, port = listen.rpartition(":")
+        if not colon or not port.isdigit():
+            raise ValueError(f"http: expected host:port or unix:/path, got {listen!r}")
+        self._server = await asyncio.start_server(self._serve, host.strip("[]") or None, int(port), limit=_LARGEST_HEAD)
+        bound = self._server.sockets[0].getsockname()
+        self.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
+
+    async def stop(self) -> None:
+        """Stop listening; answers under way are short and end by themselves."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        if self._path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISSOCK(self._path.lstat().st_mode):
+                    self._path.unlink()
+            self._path = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                head = await reader.readuntil(b"\r\n\r\n")
+                status, kind, body = self._answer(head.split(b"\r\n", 1)[0].decode("latin-1"))
+                writer.write(
+                    f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+                    "Cache-Control: no-store\r\nConnection: close\r\n\r\n".encode("latin-1")
+                )
+                if not head.startswith(b"HEAD "):
+                    writer.write(body)
+                await writer.drain()
+        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
+            pass  # A client that went away or talks something else is its own affair.
+        finally:
+            writer.close()
+
+    def _answer(self, request_line: str) -> tuple[str, str, bytes]:
+        method, _, rest = request_line.partition(" ")
+        path = rest.partition(" ")[0].partition("?")[0]
+        if path not in ("/metrics", "/healthz", "/readyz"):
+            return "404 Not Found", "text/plain", b"served here: /metrics /healthz /readyz\n"
+        if method not in ("GET", "HEAD"):
+            return "405 Method Not Allowed", "text/plain", b"only GET and HEAD\n"
+        if path == "/metrics":
+            kind, body = metrics.exposition()
+            return "200 OK", kind, body
+        if path == "/healthz":
+            # The event loop wrote this, so it runs; a probe's own time-out finds the loop that does not.
+            return "200 OK", _JSON, b'{"live":true}\n'
+        checks = {name: {"ok": check.ok, "reason": check.reason} for name, check in sorted(self._health.checks.items())}
+        ready = self._health.ready
+        status = "200 OK" if ready else "503 Service Unavailable"
+        return status, _JSON, msgspec.json.encode({"ready": ready, "checks": checks}) + b"\n"
