@@ -256,6 +256,8 @@ class OvsdbSession:
                     break
             else:
                 failures += 1
+                if failures % 100 == 6:  # a server that is just starting is no news
+                    _log.warning("OVSDB %s: still not connected: %s", self._database, self.last_error)
             pause = min(self._backoff_maximum, 0.02 * 2 ** min(failures, 10))
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
 
@@ -294,8 +296,8 @@ class OvsdbSession:
         return served
 
     def _failed(self, reason: str) -> None:
-        if reason != self.last_error:
-            _log.warning("OVSDB %s: %s", self._database, reason)
+        if self._connection is not None:
+            _log.warning("OVSDB %s: connection lost: %s", self._database, reason)
         self.last_error = reason
 
     async def _synchronise(self, connection: Connection, remote: Remote) -> None:
