@@ -1,0 +1,43 @@
+# make demo and make test need nothing but a fresh Debian 12 and root.
+PYTHON := .venv/bin/python
+REPORTS := build/reports
+
+.PHONY: demo test lint type bench proto clean setup test-real test-vm
+
+setup:
+	@tools/setup
+
+demo: setup
+	@$(PYTHON) -m lab.app demo --report $(REPORTS)/demo.json
+
+test:
+	@tools/setup --tests
+	@mkdir -p $(REPORTS)
+	@.venv/bin/lint-imports
+	@$(PYTHON) -m pytest
+
+# The contract tests on real parts: KUBECONFIG names a scratch cluster, SPDK_TGT a spdk_tgt binary.
+test-real: setup
+	@$(PYTHON) -m pytest -m "real_api_server or real_spdk"
+
+lint: setup
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/lint-imports
+
+type: setup
+	@.venv/bin/mypy
+
+bench: setup
+	@mkdir -p $(REPORTS)
+	@for file in benchmarks/*.py; do \
+	  name=$$(basename $$file .py); \
+	  case $$name in __init__|report) continue;; esac; \
+	  echo "== $$name"; $(PYTHON) -m benchmarks.$$name || exit 1; \
+	done
+
+proto: setup
+	@$(PYTHON) hatch_build.py --force
+
+clean:
+	@rm -rf build dist dpu_offload_stubs cni/bin/dpu-offload .mypy_cache .ruff_cache .pytest_cache .hypothesis

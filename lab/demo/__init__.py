@@ -1,0 +1,1 @@
+"""What `dpu-lab demo` does and shows."""
