@@ -1,0 +1,108 @@
+"""What the name of a logical volume says: SPDK keeps no other metadata, so each fact that must last is in the name.
+
+A key is `<pool>.<lvol>`. First letter of an lvol's name:
+`v` volume, `n` volume being made from a source, `s` snapshot, `g` snapshot of a group, `t` hidden snapshot between a
+volume and its clone, `x` snapshot deleted by Kubernetes while volumes still build on it. All else is not ours.
+Names of lvols are at most 63 characters (SPDK 26.05); ours are at most 52.
+"""
+
+import re
+
+import msgspec
+
+from csi import identity
+from csi.errors import NotFound
+from csi.framework.backend import Source
+
+_TOKEN = r"[a-z2-7]{20}"
+VOLUME = re.compile(rf"v(?P<token>{_TOKEN})")
+UNFINISHED = re.compile(rf"n(?P<token>{_TOKEN})")
+SNAPSHOT = re.compile(rf"(?P<kind>[sg])(?P<token>{_TOKEN})\.(?P<created>[0-9a-f]{{8}})\.(?P<source>v{_TOKEN})")
+BRIDGE = re.compile(rf"t(?P<token>{_TOKEN})\.(?P<source>v{_TOKEN})")
+DISCARDED = re.compile(rf"x(?P<token>{_TOKEN})")
+# A source that Kubernetes has deleted: its name is no longer known.
+DISCARDED_SOURCE = Source("snapshot", "")
+POOL = re.compile(r"[a-z][a-z0-9-]{0,30}")
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a key's lvol is."""
+
+    pool: str
+    lvol: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.pool}.{self.lvol}"
+
+
+class SnapshotName(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot's name taken apart; `created` in Unix seconds, `source` the lvol it was taken of."""
+
+    token: str
+    created: int
+    source: str
+    in_group: bool
+
+    def __str__(self) -> str:
+        return f"{'g' if self.in_group else 's'}{self.token}.{self.created:08x}.{self.source}"
+
+
+def volume(token: str) -> str:
+    return f"v{token}"
+
+
+def unfinished(token: str) -> str:
+    return f"n{token}"
+
+
+def bridge(token: str, source: str) -> str:
+    """The hidden snapshot from which volume `token` is cloned when its source is a volume."""
+    return f"t{token}.{source}"
+
+
+def discarded(uuid: str) -> str:
+    """A name under which a deleted snapshot waits for its last clone; the lvol's own uuid keeps it unique."""
+    return f"x{identity.hashed(uuid)}"
+
+
+def parse_snapshot(lvol: str) -> SnapshotName | None:
+    match = SNAPSHOT.fullmatch(lvol)
+    if match is None:
+        return None
+    return SnapshotName(
+        token=match["token"],
+        created=int(match["created"], 16),
+        source=match["source"],
+        in_group=match["kind"] == "g",
+    )
+
+
+def source_of_bridge(lvol: str) -> str:
+    match = BRIDGE.fullmatch(lvol)
+    return match["source"] if match else ""
+
+
+def hidden(lvol: str) -> bool:
+    """Whether nobody but us knows of it, so that it may go as soon as nothing builds on it."""
+    return bool(BRIDGE.fullmatch(lvol) or DISCARDED.fullmatch(lvol))
+
+
+def ours(lvol: str) -> bool:
+    return any(pattern.fullmatch(lvol) for pattern in (VOLUME, UNFINISHED, SNAPSHOT, BRIDGE, DISCARDED))
+
+
+def volume_place(key: str) -> Place:
+    """Raises NotFound for a key which no volume of this backend can have."""
+    pool, _, lvol = key.partition(".")
+    if not POOL.fullmatch(pool) or not VOLUME.fullmatch(lvol):
+        raise NotFound(f"no volume has the key {key!r}")
+    return Place(pool, lvol)
+
+
+def snapshot_place(key: str) -> Place:
+    """Raises NotFound for a key which no snapshot of this backend can have."""
+    pool, _, lvol = key.partition(".")
+    if not POOL.fullmatch(pool) or not SNAPSHOT.fullmatch(lvol):
+        raise NotFound(f"no snapshot has the key {key!r}")
+    return Place(pool, lvol)
