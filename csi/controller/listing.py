@@ -1,0 +1,78 @@
+"""ListVolumes, ControllerGetVolume: what the backends have, and which nodes really have it."""
+
+import asyncio
+import logging
+
+from csi import identity
+from csi.controller.create_volume import as_message
+from csi.controller.directory import Dpu
+from csi.controller.paging import page
+from csi.controller.parts import Parts
+from csi.errors import CsiError
+from csi.framework.backend import Condition, Volume
+from dpu_offload_stubs.csi import csi_pb2
+
+_log = logging.getLogger(__name__)
+
+
+async def list_volumes(parts: Parts, request: csi_pb2.ListVolumesRequest) -> csi_pb2.ListVolumesResponse:
+    page([], str, token=request.starting_token, limit=request.max_entries)
+    backends = list(parts.registry.backends.values())
+    (published, unknown), lists = await asyncio.gather(
+        published_nodes(parts), asyncio.gather(*(backend.volumes() for backend in backends))
+    )
+    entries = [
+        (backend, volume, str(identity.VolumeId(backend.name, volume.key)))
+        for backend, volumes in zip(backends, lists, strict=True)
+        for volume in volumes
+    ]
+    shown, token = page(entries, lambda entry: entry[2], token=request.starting_token, limit=request.max_entries)
+    answer = csi_pb2.ListVolumesResponse(next_token=token)
+    for backend, volume, volume_id in shown:
+        condition = Condition(abnormal=False, message="")
+        nodes = _nodes(volume, volume_id, published, unknown)
+        answer.entries.add(
+            volume=as_message(backend, volume),
+            status=csi_pb2.ListVolumesResponse.VolumeStatus(
+                published_node_ids=nodes,
+                volume_condition=csi_pb2.VolumeCondition(abnormal=condition.abnormal, message=condition.message),
+            ),
+        )
+    return answer
+
+
+async def get_volume(parts: Parts, request: csi_pb2.ControllerGetVolumeRequest) -> csi_pb2.ControllerGetVolumeResponse:
+    backend, volume_id = parts.volume(request.volume_id)
+    volume = await backend.get(volume_id.key)
+    (published, unknown), condition = await asyncio.gather(published_nodes(parts), backend.health(volume_id.key))
+    return csi_pb2.ControllerGetVolumeResponse(
+        volume=as_message(backend, volume),
+        status=csi_pb2.ControllerGetVolumeResponse.VolumeStatus(
+            published_node_ids=_nodes(volume, str(volume_id), published, unknown),
+            volume_condition=csi_pb2.VolumeCondition(abnormal=condition.abnormal, message=condition.message),
+        ),
+    )
+
+
+async def published_nodes(parts: Parts) -> tuple[dict[str, set[str]], list[Dpu]]:
+    """Hosts by volume id as the DPUs themselves say it, and the DPUs that do not answer."""
+    dpus = list(parts.directory.dpus())
+    answers = await asyncio.gather(*(parts.dpus.attachments(dpu) for dpu in dpus), return_exceptions=True)
+    published: dict[str, set[str]] = {}
+    unknown: list[Dpu] = []
+    for dpu, answer in zip(dpus, answers, strict=True):
+        if isinstance(answer, CsiError):
+            _log.warning("%s; its volumes are taken from the targets' access lists", answer)
+            unknown.append(dpu)
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            for attachment in answer:
+                published.setdefault(attachment.volume_id, set()).add(dpu.host)
+    return published, unknown
+
+
+def _nodes(volume: Volume, volume_id: str, published: dict[str, set[str]], unknown: list[Dpu]) -> list[str]:
+    """A DPU that is silent is taken to have what the target lets it have: the side-car would detach it otherwise."""
+    silent = {dpu.host for dpu in unknown if dpu.announcement.host_nqn in volume.hosts}
+    return sorted(published.get(volume_id, set()) | silent)

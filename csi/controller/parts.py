@@ -1,0 +1,37 @@
+"""What the handlers of csi-controller share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from csi import identity
+from csi.controller.calls import Calls
+from csi.controller.directory import Directory
+from csi.controller.dpus import Dpus
+from csi.errors import InvalidArgument, NotFound
+from csi.framework.backend import Backend
+from csi.framework.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    registry: Registry
+    directory: Directory
+    dpus: Dpus
+    calls: Calls
+
+    def volume(self, volume_id: str, *, field: str = "volume_id") -> tuple[Backend[Any], identity.VolumeId]:
+        """The backend that serves the id. Raises InvalidArgument when it is missing, NotFound when it is not ours."""
+        if not volume_id:
+            raise InvalidArgument(f"{field} is missing")
+        try:
+            parsed = identity.parse_volume_id(volume_id)
+        except identity.MalformedId as error:
+            raise NotFound(str(error)) from error
+        backend = self.registry.backends.get(parsed.backend)
+        if backend is None:
+            raise NotFound(f"{field} {volume_id!r}: no storage backend {parsed.backend!r} is configured")
+        return backend, parsed
+
+    def each_backend(self) -> Mapping[str, Backend[Any]]:
+        return self.registry.backends

@@ -1,0 +1,168 @@
+"""ControllerPublishVolume, with its reverse: the target's access list first, the DPU second, the host never.
+
+Unpublish fences: once the target has cut the DPU off, nothing on that host can write any more, whether the host or
+the DPU lives or not. So a DPU that does not answer cannot hold unpublish up; it lets go when it sees that the
+VolumeAttachment is gone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from csi import capabilities, identity
+from csi.controller import secrets, volume_context
+from csi.controller.directory import Dpu
+from csi.controller.parts import Parts
+from csi.errors import AlreadyExists, CsiError, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from csi.framework.backend import Backend, HostKeys, Portal
+from csi.publication import PublishContext
+from dpu_offload_stubs.attacher.v1 import attacher_pb2
+from dpu_offload_stubs.csi import csi_pb2
+from foundation.daemon import metrics
+
+_log = logging.getLogger(__name__)
+_STEPS = metrics.steps("csi_publish_seconds", "Time of each step of publish and unpublish.")
+
+_POLICIES: Final[Mapping[str, attacher_pb2.FunctionPolicy.ValueType]] = {
+    "default": attacher_pb2.FUNCTION_POLICY_UNSPECIFIED,
+    "hotplug": attacher_pb2.FUNCTION_POLICY_HOTPLUG,
+    "static": attacher_pb2.FUNCTION_POLICY_STATIC,
+    "shared": attacher_pb2.FUNCTION_POLICY_SHARED_CONTROLLER,
+}
+_TRANSPORTS: Final[Mapping[str, attacher_pb2.Transport.ValueType]] = {
+    "tcp": attacher_pb2.TRANSPORT_TCP,
+    "rdma": attacher_pb2.TRANSPORT_RDMA,
+}
+
+
+async def publish(
+    parts: Parts, request: csi_pb2.ControllerPublishVolumeRequest
+) -> csi_pb2.ControllerPublishVolumeResponse:
+    secrets.hide(request.secrets)
+    backend, volume_id = parts.volume(request.volume_id)
+    if not request.node_id:
+        raise InvalidArgument("node_id is missing")
+    capability = capabilities.check_one(request)
+    context = volume_context.parse(request.volume_context)
+    keys = secrets.host_keys(
+        request.secrets,
+        authentication=context.authentication,
+        encryption_in_transit=context.encryption_in_transit,
+    )
+    encryption = secrets.encryption_keys(request.secrets) if context.encryption else None
+    present = await backend.get(volume_id.key)
+    dpu = parts.directory.choose(request.node_id, holding=frozenset(present.hosts))
+    host_nqn = dpu.announcement.host_nqn
+    with metrics.step_timer(_STEPS, step="grant"):
+        volume = await backend.grant(volume_id.key, host_nqn, keys=keys, shared=capabilities.shared(capability))
+    attach = attacher_pb2.AttachRequest(
+        volume_id=str(volume_id),
+        remote=attacher_pb2.RemoteVolume(
+            subsystem_nqn=identity.subsystem_nqn(volume_id),
+            paths=_paths(volume.portals, dpu),
+            namespace_uuid=identity.namespace_uuid(volume_id),
+            size_bytes=volume.size,
+        ),
+        function_policy=_POLICIES.get(context.function_policy, attacher_pb2.FUNCTION_POLICY_UNSPECIFIED),
+        read_only=request.readonly or capabilities.read_only(capability),
+    )
+    if keys:
+        attach.credentials.CopyFrom(_credentials(keys))
+    if encryption is not None:
+        attach.encryption.CopyFrom(attacher_pb2.Encryption(key=encryption.key, tweak_key=encryption.tweak_key))
+    try:
+        with metrics.step_timer(_STEPS, step="attach"):
+            attachment = await parts.dpus.attach(dpu, attach)
+    except (InvalidArgument, FailedPrecondition, NotFound, ResourceExhausted):
+        # Nothing is attached there, so nothing may keep the volume from another node.
+        if host_nqn not in present.hosts:
+            await backend.revoke(volume_id.key, host_nqn)
+        raise
+    except AlreadyExists as error:
+        raise AlreadyExists(
+            f"volume {volume_id} is published to node {request.node_id} in another way: {error}"
+        ) from error
+    return csi_pb2.ControllerPublishVolumeResponse(
+        publish_context=_context(dpu, volume_id, volume.size, attachment).as_text()
+    )
+
+
+async def unpublish(
+    parts: Parts, request: csi_pb2.ControllerUnpublishVolumeRequest
+) -> csi_pb2.ControllerUnpublishVolumeResponse:
+    """An empty node_id means all nodes. Succeeds for a volume or node that is not known any more."""
+    if not request.volume_id:
+        raise InvalidArgument("volume_id is missing")
+    try:
+        backend, volume_id = parts.volume(request.volume_id)
+    except NotFound:
+        return csi_pb2.ControllerUnpublishVolumeResponse()
+    all_dpus = list(parts.directory.dpus())
+    dpus = [dpu for dpu in all_dpus if not request.node_id or dpu.host == request.node_id]
+    cut_off = {dpu.announcement.host_nqn for dpu in dpus}
+    cut_off |= await _orphans(parts, backend, volume_id.key, all_dpus, everything=not request.node_id)
+    with metrics.step_timer(_STEPS, step="fence"):
+        await asyncio.gather(*(backend.revoke(volume_id.key, nqn) for nqn in sorted(cut_off)))
+    with metrics.step_timer(_STEPS, step="detach"):
+        await asyncio.gather(*(_let_go(parts, dpu, str(volume_id)) for dpu in dpus))
+    return csi_pb2.ControllerUnpublishVolumeResponse()
+
+
+async def _let_go(parts: Parts, dpu: Dpu, volume_id: str) -> None:
+    try:
+        await parts.dpus.detach(dpu, volume_id)
+    except CsiError as error:
+        _log.warning("%s; it is cut off at the target and will let go when it is back", error)
+
+
+async def _orphans(parts: Parts, backend: Backend[Any], key: str, dpus: Sequence[Dpu], *, everything: bool) -> set[str]:
+    """Hosts let in which no living DPU answers for: their Node is gone, so nobody will ask for them by name again."""
+    try:
+        hosts = set((await backend.get(key)).hosts)
+    except NotFound:
+        return set()
+    if everything:
+        return hosts
+    known = {dpu.announcement.host_nqn for dpu in dpus}
+    lost = set()
+    for host in hosts - known:
+        node = identity.node_of_host_nqn(host)
+        if node is not None and not parts.directory.knows(node):
+            lost.add(host)
+    return lost
+
+
+def _paths(portals: Sequence[Portal], dpu: Dpu) -> list[attacher_pb2.Path]:
+    usable = [portal for portal in portals if portal.transport in dpu.announcement.transports]
+    if not usable:
+        raise FailedPrecondition(
+            f"DPU {dpu.node} speaks {', '.join(dpu.announcement.transports)}, the volume's target only "
+            f"{', '.join(sorted({portal.transport for portal in portals}))}"
+        )
+    return [
+        attacher_pb2.Path(transport=_TRANSPORTS[portal.transport], address=portal.address, port=portal.port)
+        for portal in usable
+    ]
+
+
+def _credentials(keys: HostKeys) -> attacher_pb2.Credentials:
+    return attacher_pb2.Credentials(
+        dhchap_key=keys.dhchap_key, dhchap_ctrlr_key=keys.dhchap_ctrlr_key, tls_psk=keys.tls_psk
+    )
+
+
+def _context(dpu: Dpu, volume_id: identity.VolumeId, size: int, attachment: attacher_pb2.Attachment) -> PublishContext:
+    function = attachment.function
+    return PublishContext(
+        dpu_node=dpu.node,
+        vuid=function.vuid,
+        port=function.port,
+        pf=function.physical_function,
+        vf=function.virtual_function,
+        pci_address=function.pci_address,
+        namespace_uuid=attachment.namespace_uuid or identity.namespace_uuid(volume_id),
+        nsid=attachment.nsid or identity.REMOTE_NSID,
+        subsystem_nqn=attachment.subsystem_nqn,
+        size_bytes=attachment.size_bytes or size,
+    )

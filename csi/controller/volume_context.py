@@ -1,0 +1,48 @@
+"""What a volume's PersistentVolume carries for ever: the volume context, written at creation, read at publish."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from csi.errors import InvalidArgument
+from csi.framework.backend import Portal
+from csi.framework.parameters import ClassParameters
+
+
+class VolumeContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """All values travel as text; `portals` is a JSON list of {transport, address, port}.
+
+    With it and the volume id alone a DPU can work out the whole attachment.
+    """
+
+    portals: str = "[]"
+    function_policy: str = "default"
+    encryption: bool = False
+    authentication: bool = False
+    encryption_in_transit: bool = False
+
+    def as_text(self) -> dict[str, str]:
+        return {key: str(value).lower() if isinstance(value, bool) else value for key, value in _items(self)}
+
+
+def _items(context: VolumeContext) -> list[tuple[str, str | bool]]:
+    return list(msgspec.to_builtins(context).items())
+
+
+def of_new_volume(portals: Sequence[Portal], parameters: ClassParameters) -> VolumeContext:
+    return VolumeContext(
+        portals=msgspec.json.encode(list(portals)).decode(),
+        function_policy=parameters.function_policy,
+        encryption=parameters.encryption,
+        authentication=parameters.authentication,
+        encryption_in_transit=parameters.encryption_in_transit,
+    )
+
+
+def parse(given: Mapping[str, str]) -> VolumeContext:
+    """Keys of other writers (external-provisioner's storage.kubernetes.io/…) are left out. Raises InvalidArgument."""
+    known = {field.encode_name for field in msgspec.structs.fields(VolumeContext)}
+    try:
+        return msgspec.convert({k: v for k, v in given.items() if k in known}, VolumeContext, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"volume_context: {error}; it must be what CreateVolume returned") from error

@@ -1,0 +1,37 @@
+"""What ControllerPublishVolume tells the host's node plugin: the publish context, written here, read there."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from csi.errors import InvalidArgument
+
+
+class PublishContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Where the host finds the disk. All values travel as text.
+
+    `vuid` and `pci_address` may be empty: then the host works the function out from `port`, `pf` and `vf` (1-based,
+    0 is the physical function itself). `size_bytes` is the least size the disk must show.
+    """
+
+    dpu_node: str = ""
+    vuid: str = ""
+    port: int = 0
+    pf: int = 0
+    vf: int = 0
+    pci_address: str = ""
+    namespace_uuid: str
+    nsid: int = 1
+    subsystem_nqn: str
+    size_bytes: int = 0
+
+    def as_text(self) -> dict[str, str]:
+        return {key: str(value) for key, value in msgspec.to_builtins(self).items()}
+
+    @classmethod
+    def parse(cls, given: Mapping[str, str]) -> "PublishContext":
+        """Raises InvalidArgument, e.g. for a context which the CO lost on the way."""
+        try:
+            return msgspec.convert(dict(given), cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidArgument(f"publish_context: {error}; was the volume published by this driver?") from error
