@@ -1,0 +1,44 @@
+"""Making the card that the settings name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from foundation.daemon.configuration import ConfigurationError
+from opi_bridge.cards.card import Card
+from opi_bridge.cards.model import Function, Slot
+from opi_bridge.cards.qmp import Plug, Qmp, VfioUserPlug
+from opi_bridge.cards.spdk_vfiouser import SpdkVfioUserCard
+from opi_bridge.config import CardConfig, PhysicalFunction
+from opi_bridge.session import Session
+
+
+def functions_of(ranges: Sequence[PhysicalFunction]) -> list[Function]:
+    """The functions that the settings list, in order. Raises ConfigurationError for one listed twice."""
+    result: dict[Slot, Function] = {}
+    for one in ranges:
+        first = 0 if one.usable else 1
+        for vf in range(first, one.virtual_functions + 1):
+            slot = Slot(one.port, one.physical_function, vf)
+            if slot in result:
+                raise ConfigurationError(f"card.functions lists {slot} twice")
+            vuid = one.vuid.format(port=slot.port, pf=slot.pf, vf=slot.vf)
+            result[slot] = Function(slot, vuid, one.pci_addresses.get(vf, ""), one.hotplug)
+    return list(result.values())
+
+
+def make_card(config: CardConfig, session: Session) -> Card:
+    functions = functions_of(config.functions)
+    if config.kind == "spdk_vfiouser":
+        return SpdkVfioUserCard(session, functions, directory=Path(config.directory), plug=_plug(config, functions))
+    raise ConfigurationError(f"card.kind {config.kind} is not built yet")
+
+
+def _plug(config: CardConfig, functions: Sequence[Function]) -> Plug | None:
+    if config.qmp is None:
+        return None
+    slots = {f"pf{f.slot.pf}vf{f.slot.vf}": f.slot for f in functions}
+    unknown = sorted(set(config.qmp.buses) - set(slots))
+    if unknown:
+        raise ConfigurationError(f"card.qmp.buses names {unknown[0]}, which card.functions does not list")
+    buses = {slots[word]: bus for word, bus in config.qmp.buses.items()}
+    return VfioUserPlug(Qmp(Path(config.qmp.socket)), buses, wait=config.qmp.wait_seconds)

@@ -1,0 +1,78 @@
+"""SPDK which emulates NVMe controllers on vfio-user sockets, one directory a function.
+
+A function's socket is ``<directory>/pf<P>vf<V>/cntrl``. Facts this rests on (SPDK 26.05): the directory must exist; a
+socket left by a killed process makes add_listener fail; a second subsystem may listen in a used directory, which breaks
+both; the host's NQN on such a socket is empty, so only allow_any_host lets it in. The socket's directory is the guard.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from opi_bridge.cards.model import VFIOUSER, Capabilities, Controller, Function, Slot
+from opi_bridge.cards.qmp import Plug
+from opi_bridge.cards.spdk_nvmf import SpdkNvmfCard
+from opi_bridge.errors import AlreadyExists
+from opi_bridge.session import Session
+
+_DIRECTORY: Final = re.compile(r"pf(\d+)vf(\d+)")
+
+
+class SpdkVfioUserCard(SpdkNvmfCard):
+    """With `plug`, a controller is hot-plugged into a running guest, and out of it before its socket goes."""
+
+    def __init__(
+        self, session: Session, functions: Sequence[Function], *, directory: Path, plug: Plug | None = None
+    ) -> None:
+        super().__init__(session, functions)
+        self._directory = directory
+        self._plug = plug
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            card="spdk_vfiouser",
+            hotplug=self._plug is not None,
+            vuid=any(function.vuid for function in self._functions.values()),
+            fabrics=True,
+        )
+
+    def listen_address(self, slot: Slot) -> dict[str, str]:
+        return {"trtype": VFIOUSER, "traddr": str(self._place(slot)), "trsvcid": "0"}
+
+    def _place(self, slot: Slot) -> Path:
+        return self._directory / f"pf{slot.pf}vf{slot.vf}"
+
+    def slot_of(self, address: Mapping[str, str]) -> Slot | None:
+        if address["trtype"].upper() != VFIOUSER:
+            return None
+        path = Path(address["traddr"])
+        match = _DIRECTORY.fullmatch(path.name)
+        if path.parent != self._directory or match is None:
+            return None
+        return Slot(0, int(match[1]), int(match[2]))
+
+    async def before_listening(self, slot: Slot) -> None:
+        socket = self._place(slot) / "cntrl"
+        if await asyncio.to_thread(_make_place, socket):
+            # Somebody's socket is in the way. It is stale only if a fresh look finds nobody listening.
+            for subsystem in await self._read():
+                if subsystem.controller(slot) is not None:
+                    raise AlreadyExists(f"function {slot} carries a controller of subsystem {subsystem.nqn} already")
+            await asyncio.to_thread(socket.unlink, missing_ok=True)
+
+    async def expose(self, controller: Controller) -> None:
+        if self._plug is not None and isinstance(controller.endpoint, Slot):
+            await self._plug.add(controller.endpoint, self._place(controller.endpoint) / "cntrl")
+
+    async def hide(self, controller: Controller) -> None:
+        if self._plug is not None and isinstance(controller.endpoint, Slot):
+            await self._plug.remove(controller.endpoint)
+
+
+def _make_place(socket: Path) -> bool:
+    """Make the socket's directory; True if a socket lies there."""
+    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return socket.exists()

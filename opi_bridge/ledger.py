@@ -1,0 +1,88 @@
+"""Names that the card itself has no place for, kept inside the card's process.
+
+SPDK knows a subsystem by its NQN and a path by its address, not by the ids which OPI clients give. What cannot be
+derived is written into the process as a null bdev that nobody uses, named ``opi/<resource name>?<values>``: it lives
+and dies with the objects it names, and is found again by whoever connects next. So the bridge itself keeps no state.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+from urllib.parse import parse_qsl, urlencode
+
+from foundation.spdk.errors import SpdkError
+from opi_bridge.names import Name
+from opi_bridge.session import Session
+
+PREFIX: Final = "opi/"
+# The smallest disk that no module of SPDK finds odd when it examines a new bdev.
+_BLOCKS: Final = 2048
+_BLOCK_SIZE: Final = 512
+_EXISTS: Final = -17
+_MISSING: Final = -19
+
+
+def encode(name: Name, values: Mapping[str, str]) -> str:
+    return f"{PREFIX}{name}?{urlencode(sorted(values.items()))}"
+
+
+def decode(bdev: str) -> tuple[Name, dict[str, str]] | None:
+    """Read an entry's bdev name; None for any other bdev."""
+    if not bdev.startswith(PREFIX):
+        return None
+    path, _, query = bdev.removeprefix(PREFIX).partition("?")
+    words = path.split("/")
+    if len(words) % 2:
+        return None
+    parts = tuple(zip(words[::2], words[1::2], strict=True))
+    return Name(parts), dict(parse_qsl(query, keep_blank_values=True))
+
+
+class Ledger:
+    """The entries, read once after each connection; nobody else writes them."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._entries: dict[Name, dict[str, str]] = {}
+
+    async def load(self) -> None:
+        bdevs = await self._session.raw("bdev_get_bdevs")
+        found = (decode(bdev["name"]) for bdev in bdevs)
+        self._entries = dict(entry for entry in found if entry is not None)
+
+    def get(self, name: Name) -> Mapping[str, str] | None:
+        return self._entries.get(name)
+
+    def under(self, parent: Name, collection: str) -> Iterator[tuple[Name, Mapping[str, str]]]:
+        """Entries of one collection, of one parent."""
+        for name, values in list(self._entries.items()):
+            if name.parts[-1][0] == collection and name.parent == parent:
+                yield name, values
+
+    async def put(self, name: Name, values: Mapping[str, str]) -> None:
+        """Write an entry, or replace the one of that name."""
+        old = self._entries.get(name)
+        if old == dict(values):
+            return
+        if old is not None:
+            await self.drop(name)
+        self._entries[name] = dict(values)
+        try:
+            await self._session.call(
+                "bdev_null_create",
+                {"name": encode(name, values), "num_blocks": _BLOCKS, "block_size": _BLOCK_SIZE},
+            )
+        except SpdkError as error:
+            if error.code != _EXISTS:
+                self._entries.pop(name, None)
+                raise
+
+    async def drop(self, name: Name) -> None:
+        values = self._entries.get(name)
+        if values is None:
+            return
+        try:
+            await self._session.call("bdev_null_delete", {"name": encode(name, values)})
+        except SpdkError as error:
+            if error.code != _MISSING:
+                raise
+        self._entries.pop(name, None)

@@ -1,0 +1,76 @@
+"""The table of all resources that the bridge serves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dpu_offload_stubs.opi.storage import backend_nvme_pb2, frontend_nvme_pb2
+from opi_bridge.cards.card import Card
+from opi_bridge.controllers import ControllerStore
+from opi_bridge.frontend_names import CONTROLLERS, NAMESPACES, SUBSYSTEMS, FrontendNames
+from opi_bridge.keys import Keys
+from opi_bridge.ledger import Ledger
+from opi_bridge.namespaces import NamespaceStore
+from opi_bridge.paths import PATHS, PathStore
+from opi_bridge.remote_controllers import COLLECTION, NAMESPACE_COLLECTION, RemoteControllerStore, Timeouts
+from opi_bridge.remote_namespaces import RemoteNamespaceStore
+from opi_bridge.resources import Kind
+from opi_bridge.session import Session
+from opi_bridge.subsystems import SubsystemStore
+
+
+@dataclass(frozen=True)
+class Stores:
+    """One store a kind, made once."""
+
+    frontend: FrontendNames
+    subsystems: SubsystemStore
+    controllers: ControllerStore
+    namespaces: NamespaceStore
+    remote_controllers: RemoteControllerStore
+    paths: PathStore
+    remote_namespaces: RemoteNamespaceStore
+
+
+def stores(session: Session, card: Card, ledger: Ledger, keys: Keys, timeouts: Timeouts) -> Stores:
+    frontend = FrontendNames(ledger)
+    subsystems = SubsystemStore(session, card, ledger, frontend, keys)
+    remote_controllers = RemoteControllerStore(session, ledger, keys, timeouts)
+    return Stores(
+        frontend=frontend,
+        subsystems=subsystems,
+        controllers=ControllerStore(session, card, ledger, frontend, subsystems),
+        namespaces=NamespaceStore(session, card, ledger, frontend, subsystems),
+        remote_controllers=remote_controllers,
+        paths=PathStore(session, ledger, remote_controllers),
+        remote_namespaces=RemoteNamespaceStore(session, remote_controllers),
+    )
+
+
+def kinds(made: Stores) -> Sequence[Kind]:
+    front, back = "FrontendNvmeService", "NvmeRemoteControllerService"
+    fpb, bpb = frontend_nvme_pb2, backend_nvme_pb2
+    remote = (COLLECTION,)
+    return [
+        Kind("NvmeSubsystem", "NvmeSubsystems", (SUBSYSTEMS,), front, fpb, made.subsystems),
+        Kind("NvmeController", "NvmeControllers", (SUBSYSTEMS, CONTROLLERS), front, fpb, made.controllers),
+        Kind("NvmeNamespace", "NvmeNamespaces", (SUBSYSTEMS, NAMESPACES), front, fpb, made.namespaces),
+        Kind(
+            "NvmeRemoteController",
+            "NvmeRemoteControllers",
+            remote,
+            back,
+            bpb,
+            made.remote_controllers,
+            extra={"reset": made.remote_controllers.reset},
+        ),
+        Kind("NvmePath", "NvmePaths", (*remote, PATHS), back, bpb, made.paths),
+        Kind(
+            "NvmeRemoteNamespace",
+            "NvmeRemoteNamespaces",
+            (*remote, NAMESPACE_COLLECTION),
+            back,
+            bpb,
+            made.remote_namespaces,
+            verbs=("list", "get"),
+        ),
+    ]
