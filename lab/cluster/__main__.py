@@ -7,10 +7,12 @@ import asyncio
 import logging
 import signal
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 
 from foundation.kube.client import KubeClient
+from foundation.kube.reflector import Reflector
 from lab.cluster.attacher import Attacher
 from lab.cluster.controllers import VolumeControllers
 from lab.cluster.provisioner import Provisioner
@@ -25,7 +27,7 @@ async def _serve(kubeconfig: Path, csi_socket: Path, driver: str) -> None:
         provisioner = Provisioner(client, channel, driver)
         attacher = Attacher(client, channel, driver)
         controllers = VolumeControllers(client, driver)
-        reflectors = [*provisioner.reflectors, *attacher.reflectors, *controllers.reflectors]
+        reflectors: list[Reflector[Any]] = [*provisioner.reflectors, *attacher.reflectors, *controllers.reflectors]
         tasks = [asyncio.create_task(reflector.run()) for reflector in reflectors]
         for reflector in reflectors:
             await reflector.synced()

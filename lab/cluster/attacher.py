@@ -59,12 +59,12 @@ class Attacher:
             volume_id=csi.volume_handle,
             node_id=await self._node_id(attachment.spec.node_name),
             volume_capability=volume_capability(
-                access_mode=volume.spec.access_modes[0],
+                access_mode=(volume.spec.access_modes or ("ReadWriteOnce",))[0],
                 block=volume.spec.volume_mode == "Block",
                 fs_type=csi.fs_type,
-                mount_options=tuple(volume.spec.mount_options),
+                mount_options=volume.spec.mount_options or (),
             ),
-            volume_context=csi.volume_attributes,
+            volume_context=csi.volume_attributes or {},
         )
         try:
             answer = await self._controller.ControllerPublishVolume(request, timeout=retries.ATTACH_SECONDS)
@@ -102,7 +102,7 @@ class Attacher:
     async def _node_id(self, node: str) -> str:
         """The driver's own id of a node, from its CSINode; raises while the driver is not registered there."""
         entry = await self._client.get(resources.CSI_NODES, node)
-        for driver in entry.spec.drivers:
+        for driver in entry.spec.drivers or ():
             if driver.name == self._driver:
                 return driver.node_id
         raise RuntimeError(f"CSINode {node} does not contain driver {self._driver}")

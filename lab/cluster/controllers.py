@@ -87,8 +87,8 @@ class VolumeControllers:
                 {
                     "status": {
                         "phase": "Bound",
-                        "capacity": dict(volume.spec.capacity),
-                        "accessModes": list(volume.spec.access_modes),
+                        "capacity": dict(volume.spec.capacity or {}),
+                        "accessModes": list(volume.spec.access_modes or ()),
                     }
                 },
                 subresource="status",
@@ -126,7 +126,9 @@ class VolumeControllers:
                 wanted = {pod.spec.node_name for pod in self._users(claim) if pod.spec.node_name}
             in_use = f"kubernetes.io/csi/{self._driver}^{volume.spec.csi.volume_handle}"
             wanted |= {
-                node.metadata.name for node in self._nodes.store.values() if in_use in node.status.volumes_in_use
+                node.metadata.name
+                for node in self._nodes.store.values()
+                if in_use in (node.status.volumes_in_use or ())
             }
         present = {
             attachment.spec.node_name: attachment
@@ -170,7 +172,7 @@ class VolumeControllers:
             and any(
                 volume.persistent_volume_claim is not None
                 and volume.persistent_volume_claim.claim_name == claim.metadata.name
-                for volume in pod.spec.volumes
+                for volume in pod.spec.volumes or ()
             )
         ]
 

@@ -56,26 +56,25 @@ class Provisioner:
         claim = self._claims.store.get(key)
         if claim is None or claim.metadata.deletion_timestamp or claim.spec.volume_name:
             return
-        storage_class = self._classes.store.get(claim.spec.storage_class_name)
+        storage_class = self._classes.store.get(claim.spec.storage_class_name or "")
         if storage_class is None or storage_class.provisioner != self._driver:
             return
         name = f"pvc-{claim.metadata.uid}"
         if name in self._volumes.store:
             return
         block = claim.spec.volume_mode == "Block"
-        fs_type = "" if block else storage_class.parameters.get(FS_TYPE_KEY, DEFAULT_FS_TYPE)
+        parameters = storage_class.parameters or {}
+        access_modes = claim.spec.access_modes or ()
+        requests = (claim.spec.resources.requests if claim.spec.resources else None) or {}
+        fs_type = "" if block else parameters.get(FS_TYPE_KEY, DEFAULT_FS_TYPE)
         request = csi_pb2.CreateVolumeRequest(
             name=name,
-            capacity_range=csi_pb2.CapacityRange(
-                required_bytes=quantity_bytes(claim.spec.resources.requests["storage"])
-            ),
+            capacity_range=csi_pb2.CapacityRange(required_bytes=quantity_bytes(str(requests["storage"]))),
             volume_capabilities=[
-                volume_capability(access_mode=mode, block=block, fs_type=fs_type) for mode in claim.spec.access_modes
+                volume_capability(access_mode=mode, block=block, fs_type=fs_type) for mode in access_modes
             ],
             parameters={
-                name: value
-                for name, value in storage_class.parameters.items()
-                if not name.startswith("csi.storage.k8s.io/")
+                name: value for name, value in parameters.items() if not name.startswith("csi.storage.k8s.io/")
             },
         )
         try:
@@ -93,10 +92,10 @@ class Provisioner:
             },
             "spec": {
                 "capacity": {"storage": str(answer.volume.capacity_bytes)},
-                "accessModes": list(claim.spec.access_modes),
+                "accessModes": list(access_modes),
                 "persistentVolumeReclaimPolicy": storage_class.reclaim_policy or "Delete",
                 "storageClassName": claim.spec.storage_class_name,
-                "mountOptions": list(storage_class.mount_options),
+                "mountOptions": list(storage_class.mount_options or ()),
                 "volumeMode": "Block" if block else "Filesystem",
                 "claimRef": {
                     "kind": "PersistentVolumeClaim",

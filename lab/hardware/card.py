@@ -76,6 +76,7 @@ class Card:
                 for task in self._tasks.values():
                     task.cancel()
                 await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+                self._uevents.close()
 
     async def _follow(self, slot: Path) -> None:
         with DirectoryWatch(slot) as watch:

@@ -115,7 +115,11 @@ class NetdevKeeper:
     async def run(self) -> None:
         """Follow the host's namespace until cancelled."""
         loop = asyncio.get_running_loop()
-        follow(self._host_netns, lambda change: loop.call_soon_threadsafe(self._changes.put_nowait, change) and None)
+
+        def deliver(change: LinkChange) -> None:
+            loop.call_soon_threadsafe(self._changes.put_nowait, change)
+
+        follow(self._host_netns, deliver)
         while True:
             self._apply(await self._changes.get())
 

@@ -46,6 +46,14 @@ class PodRecord(msgspec.Struct, kw_only=True):
     sandbox: Sandbox | None = None
 
 
+def load_record(file: Path) -> PodRecord | None:
+    """A record as it stands on disk; None when it is gone."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=PodRecord)
+    except FileNotFoundError:
+        return None
+
+
 class PodWorker:
     """One pod at a time per key, all of a node's pods side by side."""
 
@@ -75,12 +83,13 @@ class PodWorker:
         """Until cancelled."""
         self._restore()
         self._pods.subscribe(self._pod_changed)
-        for reflector in (self._claims, self._attachments):
-            reflector.subscribe(lambda _change: self._look_again())
+        self._claims.subscribe(lambda _change: self._look_again())
+        self._attachments.subscribe(lambda _change: self._look_again())
         async with asyncio.TaskGroup() as group:
-            for reflector in (self._pods, self._claims, self._attachments):
+            reflectors: tuple[Reflector[Any], ...] = (self._pods, self._claims, self._attachments)
+            for reflector in reflectors:
                 group.create_task(reflector.run())
-            for reflector in (self._pods, self._claims, self._attachments):
+            for reflector in reflectors:
                 await reflector.synced()
             for record in list(self._records.values()):
                 self._queue.add(f"{record.namespace}/{record.name}")
@@ -92,7 +101,9 @@ class PodWorker:
 
     def _restore(self) -> None:
         for file in (self._root / "pods").glob("*/record.json"):
-            record = msgspec.json.decode(file.read_bytes(), type=PodRecord)
+            record = load_record(file)
+            if record is None:
+                continue
             self._records[record.uid] = record
             if record.device and self._devices is not None:
                 self._devices.hold(record.resource, record.device, record.uid)
@@ -163,7 +174,7 @@ class PodWorker:
         wanted = {
             name
             for container in pod.spec.containers
-            for name, amount in (container.resources.limits if container.resources else {}).items()
+            for name, amount in ((container.resources.limits if container.resources else None) or {}).items()
             if "/" in name and str(amount) != "0"
         }
         for resource in sorted(wanted):
@@ -177,7 +188,7 @@ class PodWorker:
 
     async def _volumes_of(self, pod: Pod, record: PodRecord) -> None:
         done = {volume.persistent_volume for volume in record.volumes}
-        for volume in pod.spec.volumes:
+        for volume in pod.spec.volumes or ():
             source = volume.persistent_volume_claim
             if source is None:
                 continue
@@ -202,10 +213,10 @@ class PodWorker:
                 persistent_volume=pv.metadata.name,
                 block=pv.spec.volume_mode == "Block",
                 fs_type=csi.fs_type,
-                mount_options=tuple(pv.spec.mount_options),
-                access_mode=pv.spec.access_modes[0],
+                mount_options=pv.spec.mount_options or (),
+                access_mode=(pv.spec.access_modes or ("ReadWriteOnce",))[0],
                 read_only=source.read_only,
-                attributes=csi.volume_attributes,
+                attributes=csi.volume_attributes or {},
                 publish_context=context,
             )
             # On disk first: what is written here is unmounted again, whatever happens from now on.
@@ -221,7 +232,7 @@ class PodWorker:
         for attachment in self._attachments.store.values():
             source = attachment.spec.source.persistent_volume_name
             if source == volume and attachment.spec.node_name == self._node and attachment.status.attached:
-                return dict(attachment.status.attachment_metadata)
+                return dict(attachment.status.attachment_metadata or {})
         return None
 
     # -- down --------------------------------------------------------------------------------------------------
@@ -264,7 +275,7 @@ class PodWorker:
     async def _in_use(self, *, add: str = "", remove: str = "") -> None:
         """Keep ``node.status.volumesInUse``: the attach-detach controller waits for it before it detaches."""
         node = await self._client.get(resources.NODES, self._node)
-        current = set(node.status.volumes_in_use)
+        current = set(node.status.volumes_in_use or ())
         wanted = (current | ({add} if add else set())) - {remove}
         if wanted != current:
             body = {"status": {"volumesInUse": sorted(wanted)}}

@@ -1,0 +1,126 @@
+"""What dpu-lab's commands do: build, walk, show, take down; each returns an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from foundation.kube.client import KubeClient
+from lab import clearing, record
+from lab.demo import disks_walk, pods_walk, setting
+from lab.demo.observer import Observer
+from lab.demo.steps import Recorder, StepFailed
+from lab.layout import Layout
+from lab.suite import Options, Suite
+
+FAILED = 1
+NO_LAB = 3
+
+
+async def demo(layout: Layout, *, kubeconfig: Path | None, spdk_tgt: Path | None, report: Path | None) -> int:
+    """0 only if every step held."""
+    steps = Recorder()
+    suite = Suite(Options(layout=layout, kubeconfig=kubeconfig, spdk_tgt=spdk_tgt))
+    try:
+        async with _taken_down(suite, steps):
+            await _bring_up(suite, steps)
+            async with _observer(suite) as observer:
+                network = suite.network
+                assert network is not None
+                walks = (
+                    lambda: pods_walk.walk(steps, observer, layout, network),
+                    lambda: disks_walk.walk(steps, observer, suite, network),
+                    lambda: disks_walk.crash_walk(steps, observer, suite, network),
+                )
+                for walk in walks:
+                    with contextlib.suppress(StepFailed):  # it is in the record; the other walks are worth seeing
+                        await walk()
+                await setting.remove_objects(observer.client)
+    except clearing.RunDirectoryTaken as error:
+        print(f"dpu-lab: {error}", file=sys.stderr)
+        return FAILED
+    except StepFailed:
+        pass
+    steps.table()
+    if report is not None:
+        steps.write(report)
+    return 0 if steps.held else FAILED
+
+
+async def up(layout: Layout, *, kubeconfig: Path | None, spdk_tgt: Path | None) -> int:
+    steps = Recorder()
+    suite = Suite(Options(layout=layout, kubeconfig=kubeconfig, spdk_tgt=spdk_tgt, keep=True))
+    try:
+        await _bring_up(suite, steps)
+    except clearing.RunDirectoryTaken as error:
+        print(f"dpu-lab: {error}", file=sys.stderr)
+        return FAILED
+    except (StepFailed, asyncio.CancelledError) as error:
+        await suite.down()
+        print(f"dpu-lab: {error or 'interrupted'}", file=sys.stderr)
+        return FAILED
+    steps.table()
+    print(f"\nexport KUBECONFIG={suite.kubeconfig}\nend it with: dpu-lab down")
+    return 0
+
+
+def status(layout: Layout, *, as_json: bool) -> int:
+    known = record.load(layout.state)
+    alive = {name: process.alive() for name, process in known.processes.items()} if known is not None else {}
+    if as_json:
+        print(json.dumps({"run": str(layout.run), "processes": alive}))
+    elif known is None:
+        print(f"no lab in {layout.run}: `dpu-lab up` starts one")
+    else:
+        for name, process in known.processes.items():
+            print(f"{name:22} {'running' if alive[name] else 'DEAD':8} pid {process.pid}")
+        print(f"\nkubeconfig  {known.kubeconfig or layout.kubeconfig}")
+        print(f"logs        {layout.logs}\nconfig      {layout.config}")
+    if known is None:
+        return NO_LAB
+    return 0 if all(alive.values()) else FAILED
+
+
+async def down(layout: Layout) -> int:
+    known = record.load(layout.state)
+    if known is not None and known.kubeconfig:
+        async with await KubeClient.connect(kubeconfig=known.kubeconfig) as client:
+            await setting.remove_objects(client)
+    await clearing.clear(layout)
+    return 0
+
+
+async def _bring_up(suite: Suite, steps: Recorder) -> None:
+    # Not a step: a lab that is in use is refused before anything is shown.
+    await clearing.claim_run_directory(suite.layout)
+    await suite.up(steps)
+
+
+@contextlib.asynccontextmanager
+async def _taken_down(suite: Suite, steps: Recorder) -> AsyncIterator[None]:
+    try:
+        yield
+    except clearing.RunDirectoryTaken:
+        raise
+    except BaseException:
+        await suite.down()
+        raise
+    else:
+        steps.section("The end")
+        async with steps.step("everything taken down"):
+            await suite.down()
+
+
+@contextlib.asynccontextmanager
+async def _observer(suite: Suite) -> AsyncIterator[Observer]:
+    async with await KubeClient.connect(kubeconfig=str(suite.kubeconfig)) as client:
+        observer = Observer(client)
+        await observer.start()
+        try:
+            yield observer
+        finally:
+            await observer.stop()
