@@ -108,8 +108,8 @@ class Cluster:
         attachments: dict[str, list[Any]] = {}
         for attachment in await self._client.list(resources.VOLUME_ATTACHMENTS):
             if attachment.spec.attacher == DRIVER:
-                volume = attachment.spec.source.persistent_volume_name or ""
-                attachments.setdefault(volume, []).append(attachment)
+                name = attachment.spec.source.persistent_volume_name or ""
+                attachments.setdefault(name, []).append(attachment)
         rows = []
         for volume in await self._client.list(resources.PERSISTENT_VOLUMES):
             if volume.spec.csi is None or volume.spec.csi.driver != DRIVER:
