@@ -4,6 +4,8 @@ A `Kind` says how a resource is called in the API, a `Store` how it lives on the
 a table of kinds.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import re
