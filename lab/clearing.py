@@ -9,9 +9,8 @@ from pathlib import Path
 from lab import processes, record
 from lab.hardware import loops
 from lab.kubelet.pods import load_record
-from lab.kubelet.sandbox import remove_netns
 from lab.layout import Layout
-from lab.network import Network
+from lab.network import Network, namespaces
 
 UNMOUNT_SECONDS = 10.0
 
@@ -50,7 +49,7 @@ async def clear(layout: Layout) -> None:
         await loops.detach(device)
     for sandbox in layout.run.glob("kubelet/*/pods/*/record.json"):
         for netns in _namespaces(sandbox):
-            await remove_netns(netns)
+            await namespaces.remove(Path(netns).name)
     await Network.remove(layout.network)
     await asyncio.to_thread(shutil.rmtree, layout.run, True)
 

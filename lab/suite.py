@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import shutil
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
 import yaml
 
 from foundation.daemon.work import Backoff
+from foundation.kube.client import KubeClient
 from foundation.spdk.client import SpdkClient
-from lab import clearing, configurations, processes, record
+from lab import clearing, configurations, processes, record, setting
 from lab.certificates import Authority
 from lab.demo.steps import Recorder
 from lab.hardware import plan
@@ -114,12 +114,11 @@ class Suite:
 
     def _lay_out(self, ports: configurations.Ports) -> None:
         layout = self.layout
-        assert self.network is not None
         plan.lay_out(layout)
         for directory in (layout.config, layout.logs, layout.functions, layout.devices, layout.target_file.parent):
             directory.mkdir(parents=True, exist_ok=True)
         authority = Authority(layout.pki)
-        certificates = configurations.issue(authority)
+        configurations.issue(authority)
         for node in (DEFAULT_NODE, HOST_NODE):
             binary = layout.cni_binary(node)
             binary.parent.mkdir(parents=True, exist_ok=True)
@@ -127,17 +126,14 @@ class Suite:
             binary.with_name(binary.name + ".socket").write_text(str(layout.cni_socket(node)))
         if self.options.kubeconfig is None:
             configurations.write_kubeconfig(layout, ports, authority)
-        configured = configurations.daemons(
-            layout, ports, certificates, network=self.network, kubeconfig=self.kubeconfig, lvstore=LVSTORE
-        )
-        for name, daemon in configured.items():
+        for name, daemon in self._daemons(ports).items():
             (layout.config / f"{name}.yaml").write_text(yaml.safe_dump(daemon.configuration, sort_keys=False))
 
     async def _start_api_server(self, ports: configurations.Ports) -> None:
         if self.options.kubeconfig is not None:
             return
         layout = self.layout
-        command = [
+        command: list[str | Path] = [
             sys.executable,
             *("-m", "lab.apiserver"),
             *("--address", f"127.0.0.1:{ports.api_server}"),
@@ -176,10 +172,9 @@ class Suite:
             await client.close()
 
     async def prepare_target(self) -> None:
-        """What a storage administrator does once: a transport, a disk, a store of logical volumes."""
+        """What a storage administrator does once: a disk with a store of logical volumes."""
         client = SpdkClient(f"unix:{self.layout.target_socket}")
         try:
-            await client.call("nvmf_create_transport", {"trtype": "TCP"})
             disk = {"name": TARGET_BDEV, "filename": str(self.layout.target_file), "block_size": 4096}
             await client.call("bdev_aio_create", disk)
             store = {"bdev_name": TARGET_BDEV, "lvs_name": LVSTORE, "clear_method": "none"}
@@ -188,16 +183,9 @@ class Suite:
             await client.close()
 
     async def _start_daemons(self, ports: configurations.Ports) -> int:
-        layout = self.layout
-        assert self.network is not None
-        configured = configurations.daemons(
-            layout,
-            ports,
-            configurations.issued(layout),
-            network=self.network,
-            kubeconfig=self.kubeconfig,
-            lvstore=LVSTORE,
-        )
+        layout, configured = self.layout, self._daemons(ports)
+        async with await KubeClient.connect(kubeconfig=str(self.kubeconfig)) as client:
+            await setting.create_objects(client, class_parameters={})
         self.start(
             "hardware",
             [sys.executable, "-m", "lab.hardware", "--run-dir", layout.run, "--prefix", layout.prefix],
@@ -209,8 +197,15 @@ class Suite:
         )
         for name, command in helpers.items():
             self.start(name, command)
-        await asyncio.gather(*(self.daemon_ready(name, configurations.http_port(ports, name)) for name in configured))
+        await asyncio.gather(*(self.daemon_ready(name, ports.http[name]) for name in configured))
         return len(self._record.processes)
+
+    def _daemons(self, ports: configurations.Ports) -> dict[str, configurations.Daemon]:
+        if self.network is None:
+            raise RuntimeError("the network is not up")
+        return configurations.daemons(
+            self.layout, ports, network=self.network, kubeconfig=self.kubeconfig, lvstore=LVSTORE
+        )
 
     # -- processes ---------------------------------------------------------------------------------------------
 
@@ -219,7 +214,7 @@ class Suite:
         return self.start(name, [script, "--config", self.layout.config / f"{name}.yaml"])
 
     def start(
-        self, name: str, command: list[str | Path], environment: Mapping[str, str] | None = None
+        self, name: str, command: Sequence[str | Path], environment: Mapping[str, str] | None = None
     ) -> ProcessRecord:
         """Start a process under a name that is free, and write it down at once."""
         process = processes.start(name, command, logs=self.layout.logs, environment=environment)
@@ -288,25 +283,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def status(layout: Layout) -> str:
-    """One line a process, for `dpu-lab status`."""
-    known = record.load(layout.state)
-    if known is None:
-        return f"no lab in {layout.run}: `dpu-lab up` starts one"
-    lines = [
-        f"{name:22} {'running' if process.alive() else 'DEAD':8} pid {process.pid}"
-        for name, process in known.processes.items()
-    ]
-    lines.append(
-        f"\nkubeconfig  {known.kubeconfig or layout.kubeconfig}\nlogs        {layout.logs}\nconfig      {layout.config}"
-    )
-    return "\n".join(lines)
-
-
-def describe(layout: Layout) -> str:
-    """The same as JSON."""
-    known = record.load(layout.state)
-    processes_now = {name: process.alive() for name, process in known.processes.items()} if known else {}
-    return json.dumps({"run": str(layout.run), "processes": processes_now})

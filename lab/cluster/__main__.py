@@ -28,7 +28,7 @@ async def _serve(kubeconfig: Path, csi_socket: Path, driver: str) -> None:
         attacher = Attacher(client, channel, driver)
         controllers = VolumeControllers(client, driver)
         reflectors: list[Reflector[Any]] = [*provisioner.reflectors, *attacher.reflectors, *controllers.reflectors]
-        tasks = [asyncio.create_task(reflector.run()) for reflector in reflectors]
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(reflector.run()) for reflector in reflectors]
         for reflector in reflectors:
             await reflector.synced()
         queues = (provisioner.claims_queue, provisioner.volumes_queue, attacher.queue, controllers.queue)

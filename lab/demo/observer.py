@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 from foundation.kube import resources
 from foundation.kube.client import KubeClient
+from foundation.kube.models.meta import KubernetesObject
 from foundation.kube.reflector import Reflector
 from foundation.kube.resources import Resource
 
-T = TypeVar("T")
+T = TypeVar("T", bound=KubernetesObject)
 
 
 class NotSeen(RuntimeError):

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from foundation.kube.client import KubeClient
-from lab import clearing, record
-from lab.demo import disks_walk, pods_walk, setting
+from lab import clearing, record, setting
+from lab.demo import disks_walk, pods_walk
 from lab.demo.observer import Observer
 from lab.demo.steps import Recorder, StepFailed
 from lab.layout import Layout
@@ -31,14 +31,13 @@ async def demo(layout: Layout, *, kubeconfig: Path | None, spdk_tgt: Path | None
             async with _observer(suite) as observer:
                 network = suite.network
                 assert network is not None
-                walks = (
-                    lambda: pods_walk.walk(steps, observer, layout, network),
-                    lambda: disks_walk.walk(steps, observer, suite, network),
-                    lambda: disks_walk.crash_walk(steps, observer, suite, network),
-                )
-                for walk in walks:
-                    with contextlib.suppress(StepFailed):  # it is in the record; the other walks are worth seeing
-                        await walk()
+                # A failed step is in the record; the other walks are still worth seeing.
+                with contextlib.suppress(StepFailed):
+                    await pods_walk.walk(steps, observer, layout, network)
+                with contextlib.suppress(StepFailed):
+                    await disks_walk.walk(steps, observer, suite, network)
+                with contextlib.suppress(StepFailed):
+                    await disks_walk.crash_walk(steps, observer, suite, network)
                 await setting.remove_objects(observer.client)
     except clearing.RunDirectoryTaken as error:
         print(f"dpu-lab: {error}", file=sys.stderr)

@@ -73,7 +73,13 @@ async def _serve(arguments: argparse.Namespace) -> None:
     channel = grpc.aio.insecure_channel(f"unix:{arguments.csi_socket}") if arguments.csi_socket else None
     mounter = VolumeMounter(channel, arguments.root) if channel is not None else None
     worker = PodWorker(
-        node=arguments.node, client=client, root=arguments.root, plugin=plugin, devices=devices, mounter=mounter
+        node=arguments.node,
+        client=client,
+        root=arguments.root,
+        plugin=plugin,
+        devices=devices,
+        mounter=mounter,
+        leave_disks=arguments.leave_disks,
     )
     if devices is not None:
         await devices.start()
@@ -113,6 +119,11 @@ def main() -> None:
     parser.add_argument("--cni-configuration", required=True, help="network configuration as JSON")
     parser.add_argument("--csi-socket", default="")
     parser.add_argument("--driver", default="csi.dpu-offload.io")
+    parser.add_argument(
+        "--leave-disks",
+        action="store_true",
+        help="leave pods with volumes waiting: nothing here can take the disks that the DPU emulates",
+    )
     parser.add_argument("--device-plugins", action="store_true", help="serve device plugin registration below --root")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

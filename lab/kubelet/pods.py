@@ -24,8 +24,9 @@ from foundation.kube.errors import NotFound
 from foundation.kube.models.core import Pod
 from foundation.kube.reflector import Change, Reflector
 from lab.kubelet.devices import DeviceManager
-from lab.kubelet.sandbox import CniPlugin, Sandbox, make_netns, remove_netns
+from lab.kubelet.sandbox import CniPlugin, Sandbox
 from lab.kubelet.volumes import MountedVolume, VolumeMounter, VolumeToMount
+from lab.network import namespaces
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class PodWorker:
         plugin: CniPlugin,
         devices: DeviceManager | None,
         mounter: VolumeMounter | None,
+        leave_disks: bool = False,
     ) -> None:
         self._node = node
         self._client = client
@@ -73,6 +75,7 @@ class PodWorker:
         self._plugin = plugin
         self._devices = devices
         self._mounter = mounter
+        self._leave_disks = leave_disks
         self._records: dict[str, PodRecord] = {}
         self._pods: Reflector[Pod] = Reflector(client, resources.PODS, field_selector=f"spec.nodeName={node}")
         self._claims = Reflector(client, resources.PERSISTENT_VOLUME_CLAIMS)
@@ -161,7 +164,7 @@ class PodWorker:
         )
         self._save(record)
         try:
-            await make_netns(record.sandbox.netns)
+            await namespaces.create(Path(record.sandbox.netns).name)
             record.sandbox = await self._plugin.add(record.sandbox)
         except Exception as error:
             await self._remove_sandbox(record)
@@ -207,6 +210,8 @@ class PodWorker:
             context = self._publish_context(pv.metadata.name)
             if context is None:
                 raise Waiting(f"volume {pv.metadata.name} is not attached to {self._node}")
+            if self._leave_disks:
+                raise Waiting(f"volume {pv.metadata.name} is attached, and nothing here can take its disk")
             to_mount = VolumeToMount(
                 driver=csi.driver,
                 handle=csi.volume_handle,
@@ -266,7 +271,7 @@ class PodWorker:
         if sandbox is None:
             return
         await self._plugin.delete(sandbox)
-        await remove_netns(sandbox.netns)
+        await namespaces.remove(Path(sandbox.netns).name)
         record.sandbox = None
         self._save(record)
 

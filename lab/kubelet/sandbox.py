@@ -120,21 +120,3 @@ class CniPlugin:
             raise CniFailed(command, 0, f"exit {process.returncode}, {(output + errors).decode()!r}") from None
         details = f": {answer['details']}" if answer.get("details") else ""
         raise CniFailed(command, int(answer.get("code", 0)), f"{answer.get('msg', '')}{details}")
-
-
-async def make_netns(path: str) -> None:
-    await _ip("netns", "add", Path(path).name)
-    await _ip("-n", Path(path).name, "link", "set", "lo", "up")
-
-
-async def remove_netns(path: str) -> None:
-    """Succeeds when it is gone already."""
-    if Path(path).exists():
-        await _ip("netns", "delete", Path(path).name)
-
-
-async def _ip(*arguments: str) -> None:
-    process = await asyncio.create_subprocess_exec("ip", *arguments, stderr=asyncio.subprocess.PIPE)
-    _, errors = await asyncio.wait_for(process.communicate(), RUNTIME_SECONDS)
-    if process.returncode != 0:
-        raise RuntimeError(f"ip {' '.join(arguments)}: {errors.decode().strip()}")

@@ -34,6 +34,7 @@ async def remove_objects(client: KubeClient) -> None:
     with contextlib.suppress(NotFound):
         await client.delete(resources.STORAGE_CLASSES, objects.STORAGE_CLASS)
     for name in NODES:
-        for resource in (resources.CSI_NODES, resources.NODES):
-            with contextlib.suppress(NotFound):
-                await client.delete(resource, name)
+        with contextlib.suppress(NotFound):
+            await client.delete(resources.CSI_NODES, name)
+        with contextlib.suppress(NotFound):
+            await client.delete(resources.NODES, name)
