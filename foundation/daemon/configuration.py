@@ -73,11 +73,8 @@ def load(kind: type[T], *, name: str, argv: Sequence[str], environ: Mapping[str,
     for key, value in flags.settings:
         tree.set(key, value, origin=f"--set {'.'.join(key)}")
     config: T = tree.convert(name)
-    for value in schema.secrets(config):
-        logs.secret(value)
     if flags.print_config:
-        shown = yaml.safe_dump(schema.shown(config), sort_keys=False, allow_unicode=True)
-        _print(shown)
+        _print(yaml.safe_dump(schema.shown(config), sort_keys=False, allow_unicode=True))
     return config
 
 
@@ -229,13 +226,19 @@ class _Tree:
                 self._check_unknown(schema.inner(kind, name), inner, (*at, str(name)), origin)
 
     def convert(self, name: str) -> Any:
+        # Known before anything can complain about them.
+        for value in schema.secrets(self._kind, self._values):
+            logs.secret(value)
         try:
-            return msgspec.convert(self._values, self._kind)
+            config = msgspec.convert(self._values, self._kind)
         except msgspec.ValidationError as error:
-            message, key = schema.located(str(error))
+            message, key = schema.located(str(error), self._kind)
             origin = self._origin(key) or f"{name} configuration"
-            where = f" {'.'.join(key)}:" if key else ""
-            raise ConfigurationError(f"{origin}:{where} {message}") from None
+            where = f" {'.'.join(key)}" if key else ""
+            raise ConfigurationError(logs.redact(f"{origin}:{where} {message}")) from None
+        for value in schema.secrets(self._kind, msgspec.to_builtins(config)):
+            logs.secret(value)
+        return config
 
     def _origin(self, key: Key) -> str:
         while key:

@@ -16,7 +16,7 @@ import msgspec
 
 from foundation.daemon import metrics
 from foundation.daemon.health import Health
-from foundation.daemon.sockets import claim_unix_path
+from foundation.daemon.sockets import bind_unix
 
 _REQUEST_SECONDS = 5.0
 _LARGEST_HEAD = 16 * 1024
@@ -30,6 +30,7 @@ class Endpoint:
         self._health = health
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
+        self._serving: set[asyncio.Task[None]] = set()
         self.address = ""
 
     async def start(self, listen: str) -> None:
@@ -40,23 +41,31 @@ class Endpoint:
         """
         if listen.startswith("unix:"):
             self._path = Path(listen.removeprefix("unix:"))
-            claim_unix_path(self._path, mode=0o600)
-            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=_LARGEST_HEAD)
-            os.chmod(self._path, 0o600)
+            listener = bind_unix(self._path, mode=0o600)
+            self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_LARGEST_HEAD)
             self.address = listen
             return
         host, colon, port = listen.rpartition(":")
         if not colon or not port.isdigit():
             raise ValueError(f"http: expected host:port or unix:/path, got {listen!r}")
-        self._server = await asyncio.start_server(self._serve, host.strip("[]") or None, int(port), limit=_LARGEST_HEAD)
+        try:
+            self._server = await asyncio.start_server(
+                self._serve, host.strip("[]") or None, int(port), limit=_LARGEST_HEAD
+            )
+        except OSError as error:
+            raise OSError(f"http: cannot listen on {listen}: {os.strerror(error.errno or 0)}") from None
         bound = self._server.sockets[0].getsockname()
         self.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
 
     async def stop(self) -> None:
-        """Stop listening; answers under way are short and end by themselves."""
+        """Stop listening; a request that is half read is dropped."""
         if self._server is not None:
             self._server.close()
             self._server = None
+        for task in self._serving:
+            task.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving)
         if self._path is not None:
             with contextlib.suppress(FileNotFoundError):
                 if stat.S_ISSOCK(self._path.lstat().st_mode):
@@ -64,6 +73,9 @@ class Endpoint:
             self._path = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._serving.add(task)
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -77,8 +89,12 @@ class Endpoint:
                 await writer.drain()
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
             pass  # A client that went away or talks something else is its own affair.
+        except asyncio.CancelledError:
+            pass  # Only `stop` cancels, and asyncio.streams reports a handler that ends cancelled as an error.
         finally:
             writer.close()
+            if task is not None:
+                self._serving.discard(task)
 
     def _answer(self, request_line: str) -> tuple[str, str, bytes]:
         method, _, rest = request_line.partition(" ")

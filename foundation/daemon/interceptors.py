@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from typing import Any
 
 import grpc
@@ -91,12 +92,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if refusal:
                     code, details = grpc.StatusCode.PERMISSION_DENIED, refusal
                 else:
-                    async with asyncio.timeout(_seconds(context, deadline)):
+                    remaining = _remaining(context)
+                    async with asyncio.timeout(deadline if remaining is None else remaining):
                         return await _result(behaviour, request, context)
         except grpc.aio.AbortError as aborted:
             code, details, error = _code_set(context), _details_set(context), aborted
         except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
+            late = (_remaining(context) or 1.0) <= 0
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
             raise
         except Exception as failed:
             error = failed
@@ -151,18 +154,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 async def _result(behaviour: Callable[..., Any], request: Any, context: Context) -> Any:
     result = behaviour(request, context)
-    if isinstance(result, AsyncIterator):
-        async for answer in result:
-            await context.write(answer)
+    if isinstance(result, AsyncGenerator):
+        # Closed here and not by the garbage collector: its cleaning up belongs to this call.
+        async with contextlib.aclosing(result) as answers:
+            async for answer in answers:
+                await context.write(answer)
         return None
     # What a generated base class does for a method nobody wrote is a plain function that raises.
     return await result if isinstance(result, Awaitable) else result
 
 
-def _seconds(context: Context, deadline: float | None) -> float | None:
+def _remaining(context: Context) -> float | None:
     # None where the caller set no deadline, which types-grpcio leaves out.
     remaining: Any = context.time_remaining()
-    return deadline if remaining is None else float(remaining)
+    return None if remaining is None else float(remaining)
 
 
 def _request_id(context: Context) -> str:

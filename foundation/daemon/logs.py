@@ -40,6 +40,12 @@ _SECRET_PAIR = re.compile(
 )
 _BEARER = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9+/=._~-]{8,}", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(\w://[^/\s:@]*):[^/\s@]+@")
+# The interchange forms of NVMe: DH-HMAC-CHAP secrets, TLS pre-shared keys; private keys in PEM.
+_SHAPES = re.compile(
+    r"(?:DHHC-1:\d\d:|NVMeTLSkey-1:\d\d:)[A-Za-z0-9+/=]{8,}:?"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+    re.DOTALL,
+)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 _NOTHING: Mapping[str, object] = MappingProxyType({})
@@ -83,9 +89,10 @@ def names_secret(name: str) -> bool:
 
 
 def redact(text: str) -> str:
-    """`text` without remembered secrets, `password=...` pairs, bearer tokens and passwords in URLs."""
+    """`text` without remembered secrets, `password=...` pairs, bearer tokens, passwords in URLs, NVMe and PEM keys."""
     if _pattern is not None:
         text = _pattern.sub(REDACTED, text)
+    text = _SHAPES.sub(REDACTED, text)
     text = _SECRET_PAIR.sub(rf"\1{REDACTED}", text)
     text = _URL_PASSWORD.sub(rf"\1:{REDACTED}@", text)
     return _BEARER.sub(rf"\1 {REDACTED}", text)
@@ -120,6 +127,14 @@ def context() -> Mapping[str, object]:
     return _bound.get()
 
 
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        # A line whose arguments do not fit is a slip; losing the line would be another.
+        return f"{record.msg} (its arguments do not fit)"
+
+
 class JsonFormatter(logging.Formatter):
     """A record as one JSON object without line breaks."""
 
@@ -133,7 +148,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "daemon": self._daemon,
             "logger": record.name,
-            "message": redact(record.getMessage()),
+            "message": redact(_message(record)),
         }
         for source in (_bound.get(), {k: v for k, v in vars(record).items() if k not in _STANDARD}):
             for key, value in source.items():

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
-from foundation.daemon import configuration, logs
+from foundation.daemon import configuration, logs, metrics
 from foundation.daemon.configuration import ConfigurationError, DaemonConfig
 from foundation.daemon.endpoint import Endpoint
 from foundation.daemon.health import Health
@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=DaemonConfig)
 R = TypeVar("R")
+
+_BUILD = metrics.gauge("build_info", "1, for the version that runs.", ("daemon", "version"))
 
 # After the orderly stop's own deadline: time to close the event loop and let threads end.
 _GRACE_SECONDS = 1.0
@@ -40,10 +42,12 @@ class Daemon:
         self.name = name
         self.health = Health()
         self.stopping = asyncio.Event()
-        self.failed = False
-        """Whether a task died, or the stop took too long: the process then ends with 1."""
+        self.failure = ""
+        """Why the process will end with 1: a task died, or the stop failed."""
         self.endpoint = Endpoint(self.health)
         self._shutdown_seconds = shutdown_seconds
+        self._started = False
+        self._end = float("inf")
         self._stack: dict[object, tuple[str, Callable[[], Awaitable[object]]]] = {}
 
     def on_stop(self, callback: Callable[[], Awaitable[object]]) -> None:
@@ -68,9 +72,20 @@ class Daemon:
     def stop(self, reason: str) -> None:
         """Begin the orderly stop; returns at once."""
         if not self.stopping.is_set():
-            _log.info("stopping: %s", reason)
+            _log.log(logging.INFO if self._started else logging.DEBUG, "stopping: %s", reason)
             self.health.set("running", False, f"stopping: {reason}")
+            self._end = asyncio.get_running_loop().time() + self._shutdown_seconds
             self.stopping.set()
+
+    def started(self) -> None:
+        """Say that everything serves: from now on the checks alone decide on readiness."""
+        self._started = True
+        self.health.set("running", True)
+
+    @property
+    def seconds_left(self) -> float:
+        """What is left of the stop's deadline; infinite before the stop."""
+        return self._end - asyncio.get_running_loop().time()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._stack.pop(task, None)
@@ -79,30 +94,26 @@ class Daemon:
         if self.stopping.is_set():
             _log.error("task %s failed while stopping: %s", task.get_name(), error, exc_info=error)
             return
-        self.failed = True
+        self.failure = f"task {task.get_name()} failed: {_plain(error)}"
         _log.critical("task %s failed: %s", task.get_name(), error, exc_info=error)
         self.stop(f"task {task.get_name()} failed")
 
     async def aclose(self) -> None:
         """Take down all that was started, last first, within `shutdown_seconds` altogether."""
         self.stop("closed")
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._shutdown_seconds
         while self._stack:
             _, (name, callback) = self._stack.popitem()
-            if loop.time() >= end:
-                self.failed = True
+            if self.seconds_left <= 0:
+                self.failure = self.failure or f"no time left to stop {name}"
                 _log.error("no time left to stop %s", name)
                 continue
             try:
-                async with asyncio.timeout_at(end):
+                async with asyncio.timeout_at(self._end):
                     await callback()
-            except TimeoutError as error:
-                self.failed = True
-                _log.error("stopping %s timed out after %g s in all", name, self._shutdown_seconds, exc_info=error)
             except Exception as error:
-                self.failed = True
-                _log.exception("stopping %s failed: %s", name, error)
+                self.failure = self.failure or f"stopping {name} failed: {_plain(error)}"
+                late = " (the deadline of the stop)" if self.seconds_left <= 0 else ""
+                _log.exception("stopping %s failed%s: %s", name, late, _plain(error))
 
     async def __aenter__(self) -> Daemon:
         return self
@@ -134,7 +145,7 @@ def run(name: str, config_type: type[C], start: Callable[[C, Daemon], Awaitable[
 
 async def _live(name: str, config: C, start: Callable[[C, Daemon], Awaitable[None]]) -> tuple[int, str]:
     daemon = Daemon(name, shutdown_seconds=config.shutdown_seconds)
-    _catch_signals(daemon)
+    _catch_signals(daemon, config.shutdown_seconds + _GRACE_SECONDS)
     sentence = ""
     try:
         sentence = await _start(daemon, config, start)
@@ -143,8 +154,8 @@ async def _live(name: str, config: C, start: Callable[[C, Daemon], Awaitable[Non
     finally:
         _watch_the_stop(config.shutdown_seconds + _GRACE_SECONDS)
         await daemon.aclose()
-    _log.info("stopped")
-    return int(daemon.failed), sentence
+    _log.log(logging.DEBUG if sentence else logging.INFO, "stopped")
+    return int(bool(daemon.failure)), sentence
 
 
 async def _start(daemon: Daemon, config: C, start: Callable[[C, Daemon], Awaitable[None]]) -> str:
@@ -154,56 +165,83 @@ async def _start(daemon: Daemon, config: C, start: Callable[[C, Daemon], Awaitab
         if config.http:
             daemon.on_stop(daemon.endpoint.stop)
             await daemon.endpoint.start(config.http)
-        starting = asyncio.ensure_future(start(config, daemon))
-        stopping = asyncio.create_task(daemon.stopping.wait())
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not starting.done():
-            starting.cancel()
-            await asyncio.wait({starting}, timeout=config.shutdown_seconds)
-        if starting.done() and not starting.cancelled():
-            starting.result()
+        await _unless_stopped(daemon, start(config, daemon))
     except Exception as error:
-        if daemon.stopping.is_set() and not daemon.failed:
-            _log.info("start was broken off: %s", error, exc_info=error)
-            return ""
-        # A slip of ours needs its trace; an operator's mistake needs only the sentence.
-        ours = isinstance(error, (TypeError, LookupError, AttributeError, AssertionError, NameError))
-        _log.log(logging.ERROR if ours else logging.DEBUG, "start failed", exc_info=error)
-        return f"cannot start: {str(error) or type(error).__name__}"
+        if daemon.stopping.is_set():
+            _log.info("start was broken off: %s", _plain(error), exc_info=error)
+        else:
+            # A slip of ours needs its trace; an operator's mistake needs only the sentence.
+            ours = isinstance(error, (TypeError, LookupError, AttributeError, AssertionError, NameError))
+            _log.log(logging.ERROR if ours else logging.DEBUG, "start failed", exc_info=error)
+            return f"cannot start: {_plain(error)}"
+    if daemon.failure:
+        return f"cannot start: {daemon.failure}"
     if not daemon.stopping.is_set():
-        daemon.health.set("running", True)
-        _log.info("started", extra={"http": daemon.endpoint.address, "version": configuration.version()})
+        daemon.started()
+        version = configuration.version()
+        _BUILD.labels(daemon=daemon.name, version=version).set(1)
+        _log.info("started", extra={"http": daemon.endpoint.address, "version": version})
     return ""
 
 
-def _catch_signals(daemon: Daemon) -> None:
-    def caught(number: signal.Signals) -> None:
-        if daemon.stopping.is_set():
-            _log.warning("%s while stopping: ending at once", number.name)
-            _exit_now(128 + number)
-        daemon.stop(number.name)
+async def _unless_stopped(daemon: Daemon, start: Awaitable[None]) -> None:
+    """Wait for `start`; when a stop comes first, cancel it and leave half of the time to the stop itself."""
+    starting = asyncio.ensure_future(start)
+    stopping = asyncio.create_task(daemon.stopping.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting}, timeout=max(daemon.seconds_left / 2, 0))
+    if starting.cancelled():
+        if not daemon.stopping.is_set():
+            raise StartError("something it waited for was cancelled")
+    elif starting.done():
+        starting.result()
+    else:
+        _log.error("start does not heed its cancellation")
 
+
+def _plain(error: BaseException) -> str:
+    """An error as a reader wants it: system errors without their number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _catch_signals(daemon: Daemon, seconds: float) -> None:
+    """First signal: stop in order, within `seconds` whatever happens. Second: end at once.
+
+    Plain handlers rather than the event loop's: they run even where some code keeps the loop busy.
+    """
     loop = asyncio.get_running_loop()
+    seen: list[int] = []
+
+    def caught(number: int, _: object) -> None:
+        seen.append(number)
+        name = signal.Signals(number).name
+        if len(seen) > 1:
+            _exit_now(128 + number, f"{name} for the second time: ending at once")
+        _watch_the_stop(seconds)
+        loop.call_soon_threadsafe(daemon.stop, name)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, caught, number)
+        signal.signal(number, caught)
 
 
 def _watch_the_stop(seconds: float) -> None:
-    """End the process when the stop hangs where no asyncio deadline reaches: in a thread, or in code that blocks the
-    loop."""
-
-    def overrun() -> None:
-        _log.error("the stop hangs after %g s: ending at once", seconds)
-        _exit_now(1)
-
-    timer = threading.Timer(seconds, overrun)
+    """End the process when the stop hangs out of asyncio's reach: in a thread, in code that keeps the loop."""
+    timer = threading.Timer(seconds, _exit_now, (1, f"the stop hangs after {seconds:g} s: ending at once"))
     timer.daemon = True
     timer.start()
 
 
-def _exit_now(code: int) -> NoReturn:
-    sys.stderr.flush()
+def _exit_now(code: int, reason: str) -> NoReturn:
+    # Not through logging: the code that was interrupted may hold its lock.
+    record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, reason, (), None)
+    handlers = logging.getLogger().handlers
+    line = handlers[0].format(record) if handlers else reason
+    os.write(2, f"{line}\n".encode())
     os._exit(code)
 
 

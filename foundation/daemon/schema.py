@@ -88,11 +88,16 @@ def is_scalar(kind: Any) -> bool:
 
 
 def scalar(kind: Any, text: str) -> Any:
-    """Text as a value of a scalar type; the text itself where it does not fit, for the later check to name."""
-    try:
-        return msgspec.convert(text, kind, strict=False)
-    except msgspec.ValidationError:
-        return text
+    """Text as a value of a scalar type; the text itself where it does not fit, for the later check to name.
+
+    Limits of the type (`Meta(gt=0)`) are left to that check, which then names them and not the text.
+    """
+    for candidate in (kind, _bare(kind)):
+        try:
+            return msgspec.convert(text, candidate, strict=False)
+        except msgspec.ValidationError:
+            continue
+    return text
 
 
 _AT = re.compile(r"^(?P<message>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
@@ -107,17 +112,29 @@ _NAMES = {
 }
 
 
-def located(text: str) -> tuple[str, tuple[str, ...]]:
+def located(text: str, kind: Any) -> tuple[str, tuple[str, ...]]:
     """msgspec's message in plain words, and the key path it is about."""
     match = _AT.match(text)
     message, path = (match["message"], match["path"]) if match else (text, "$")
     missing = re.fullmatch(r"Object missing required field `(.*)`", message)
+    # Items of mappings are "[...]" in msgspec's paths; the path then ends at the mapping.
     key = tuple(part for part in re.split(r"[.\[\]]+", path.removeprefix("$")) if part)
     if missing:
         return "is required and has no default", (*key, missing[1])
+    if choice := re.fullmatch(r"Invalid enum value (.*)", message):
+        return f"is {choice[1]}, expected one of {_choices(at(kind, key)) or 'its known values'}", key
     for name, plain in _NAMES.items():
         message = message.replace(name, plain)
     return message[:1].lower() + message[1:], key
+
+
+def _choices(kind: Any) -> str:
+    bare = _bare(kind)
+    if is_mapping(bare):
+        bare = _bare(inner(bare, "*"))
+    elif typing.get_origin(bare) in (list, tuple):
+        bare = _bare(item(bare))
+    return ", ".join(str(arg) for arg in typing.get_args(bare)) if typing.get_origin(bare) is Literal else ""
 
 
 def _is_secret(name: str, kind: Any) -> bool:
@@ -126,22 +143,22 @@ def _is_secret(name: str, kind: Any) -> bool:
     return marked or logs.names_secret(name)
 
 
-def secrets(value: Any) -> Iterator[str]:
-    """All texts in a struct that are secrets by type or by name."""
-    if isinstance(value, msgspec.Struct):
-        kinds = _struct_types(type(value))
-        for field in msgspec.structs.fields(type(value)):
-            content = getattr(value, field.name)
-            if _is_secret(field.encode_name, kinds[field.encode_name]):
+def secrets(kind: Any, tree: Any) -> Iterator[str]:
+    """All texts in a tree of plain values that are secrets by the type or by the name of their key."""
+    if isinstance(tree, Mapping):
+        for name, content in tree.items():
+            its_type = inner(kind, str(name))
+            if _is_secret(str(name), its_type):
                 yield from _texts(content)
             else:
-                yield from secrets(content)
-    elif isinstance(value, Mapping):
-        for name, content in value.items():
-            yield from _texts(content) if logs.names_secret(str(name)) else secrets(content)
-    elif isinstance(value, (list, tuple)):
-        for content in value:
-            yield from secrets(content)
+                yield from secrets(its_type, content)
+    elif isinstance(tree, (list, tuple)):
+        its_type = item(kind)
+        for content in tree:
+            if _is_secret("", its_type):
+                yield from _texts(content)
+            else:
+                yield from secrets(its_type, content)
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -155,20 +172,21 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(content)
 
 
-def shown(value: Any) -> Any:
+def shown(config: msgspec.Struct) -> Any:
     """A struct as plain values with its secrets taken out."""
-    hidden = frozenset(secrets(value))
+    tree = msgspec.to_builtins(config)
+    hidden = frozenset(secrets(type(config), tree))
 
     def clean(content: Any) -> Any:
         if isinstance(content, dict):
             return {name: clean(inside) for name, inside in content.items()}
-        if isinstance(content, list):
+        if isinstance(content, (list, tuple)):
             return [clean(inside) for inside in content]
         if isinstance(content, str):
             return logs.REDACTED if content and content in hidden else logs.redact(content)
         return content
 
-    return clean(msgspec.to_builtins(value))
+    return clean(tree)
 
 
 def _documentation(kind: Any) -> dict[str, str]:

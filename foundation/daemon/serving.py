@@ -13,7 +13,7 @@ from foundation.daemon.dialling import dial
 from foundation.daemon.errors import ErrorTable
 from foundation.daemon.identity import Identity, parse_identity, peer_identity
 from foundation.daemon.interceptors import CallInterceptor
-from foundation.daemon.sockets import SocketTaken, claim_unix_path
+from foundation.daemon.sockets import SocketTaken, claim_unix_path, narrow_umask
 from foundation.daemon.tls import TlsError, TlsFiles, server_credentials
 
 __all__ = [
@@ -64,14 +64,11 @@ def listen_unix(server: grpc.aio.Server, path: str | Path, mode: int = 0o600) ->
     """
     path = Path(path)
     claim_unix_path(path, mode=mode)
-    # Narrow from its first moment: the socket exists before chmod could reach it.
-    before = os.umask(0o777 & ~mode)
     try:
-        server.add_insecure_port(f"unix:{path}")
+        with narrow_umask(mode):
+            server.add_insecure_port(f"unix:{path}")
     except RuntimeError:
         raise OSError(f"cannot listen on the unix socket {path}; see that its directory is writable") from None
-    finally:
-        os.umask(before)
     os.chmod(path, mode)
 
 

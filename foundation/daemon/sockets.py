@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 # sun_path is 108 bytes with its closing zero (unix(7)).
@@ -15,6 +16,33 @@ LONGEST_PATH = 107
 
 class SocketTaken(OSError):
     """Another process serves on this path."""
+
+
+def bind_unix(path: Path, *, mode: int) -> socket.socket:
+    """A socket bound to `path` with this file mode, for `asyncio.start_unix_server(sock=...)`.
+
+    It raises what `claim_unix_path` raises.
+    """
+    claim_unix_path(path, mode=mode)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with narrow_umask(mode):
+            bound.bind(str(path))
+        path.chmod(mode)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+@contextlib.contextmanager
+def narrow_umask(mode: int) -> Iterator[None]:
+    """Files made in the block have at most `mode` from their first moment, before a chmod could reach them."""
+    before = os.umask(0o777 & ~mode)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def claim_unix_path(path: Path, *, mode: int) -> None:

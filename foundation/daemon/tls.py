@@ -46,8 +46,7 @@ class WatchedFiles:
     def __init__(self, files: TlsFiles) -> None:
         self.files = files
         self._lock = threading.Lock()
-        self._stamp = self._stat()
-        self._material = _read(files)
+        self._stamp, self._material = _read(files)
 
     @property
     def material(self) -> Material:
@@ -57,34 +56,35 @@ class WatchedFiles:
     def refresh(self) -> bool:
         """Look at the files; whether new material was taken. Unusable files leave the old material in use."""
         with self._lock:
-            stamp = self._stat()
-            if stamp == self._stamp:
+            if _stamp(self.files) == self._stamp:
                 return False
             try:
-                material = _read(self.files)
+                self._stamp, material = _read(self.files)
             except TlsError as error:
                 _log.warning("keeping the certificate in use: %s", error)
                 return False
-            self._stamp = stamp
             if material == self._material:
                 return False
             self._material = material
             _log.info("certificate files were read anew", extra={"certificate": self.files.certificate})
             return True
 
-    def _stat(self) -> tuple[object, ...]:
-        stamp: list[object] = []
-        for path in (self.files.ca, self.files.certificate, self.files.key):
-            try:
-                status = Path(path).stat()
-            except OSError as error:
-                stamp.append(error.errno)
-            else:
-                stamp.append((status.st_mtime_ns, status.st_ino, status.st_dev, status.st_size))
-        return tuple(stamp)
+
+def _stamp(files: TlsFiles) -> tuple[object, ...]:
+    """What changes when one of the files does."""
+    stamp: list[object] = []
+    for path in (files.ca, files.certificate, files.key):
+        try:
+            status = Path(path).stat()
+        except OSError as error:
+            stamp.append(error.errno)
+        else:
+            stamp.append((status.st_mtime_ns, status.st_ino, status.st_dev, status.st_size))
+    return tuple(stamp)
 
 
-def _read(files: TlsFiles) -> Material:
+def _read(files: TlsFiles) -> tuple[tuple[object, ...], Material]:
+    stamp = _stamp(files)
     contents = []
     for role, path in (("CA", files.ca), ("certificate", files.certificate), ("private key", files.key)):
         try:
@@ -100,7 +100,10 @@ def _read(files: TlsFiles) -> Material:
         check.load_cert_chain(files.certificate, files.key)
     except (ssl.SSLError, OSError):
         raise TlsError(f"TLS certificate {files.certificate}: not a PEM certificate for the key {files.key}") from None
-    return Material(*contents)
+    if _stamp(files) != stamp:
+        # What was checked may not be what was read.
+        raise TlsError(f"TLS files of {files.certificate}: they changed while being read; read them again")
+    return stamp, Material(*contents)
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
