@@ -2,7 +2,7 @@
 
 import asyncio
 
-from csi.controller.calls import Calls
+from csi.calls import Calls
 from csi.controller.config import CsiControllerConfig
 from csi.controller.directory import Directory
 from csi.controller.dpus import Dpus

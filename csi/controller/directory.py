@@ -4,29 +4,9 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from csi.announcement import HOST_NODE_LABEL, STORAGE_ANNOTATION, Announcement, announced, host_of
 from csi.errors import NotFound, Unavailable
 from foundation.kube.models.core import Node
-
-STORAGE_ANNOTATION = "dpu-offload.io/storage"
-HOST_NODE_LABEL = "dpu-offload.io/host-node"
-
-
-class Functions(msgspec.Struct, frozen=True):
-    """Emulated functions of a DPU."""
-
-    total: int = 0
-    free: int = 0
-
-
-class Announcement(msgspec.Struct, frozen=True, rename="camel"):
-    """What csi-node-dpu writes on its Node (annotation dpu-offload.io/storage)."""
-
-    endpoint: str
-    server_name: str
-    host_nqn: str
-    host_id: str = ""
-    functions: Functions = Functions()
-    transports: tuple[str, ...] = ("tcp",)
 
 
 class Dpu(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +29,7 @@ class Directory:
     def dpus(self) -> Iterator[Dpu]:
         """All DPUs that have announced themselves."""
         for name, node in sorted(self._nodes.items()):
-            host = node.metadata.labels.get(HOST_NODE_LABEL, "")
+            host = host_of(node)
             announcement = announced(node)
             if host and announcement is not None:
                 yield Dpu(node=name, host=host, announcement=announcement)
@@ -75,14 +55,3 @@ class Directory:
         return max(
             dpus, key=lambda dpu: (dpu.announcement.host_nqn in holding, dpu.announcement.functions.free, dpu.node)
         )
-
-
-def announced(node: Node) -> Announcement | None:
-    """None when the annotation is absent, or not to be understood (another release's)."""
-    text = node.metadata.annotations.get(STORAGE_ANNOTATION, "")
-    if not text:
-        return None
-    try:
-        return msgspec.json.decode(text, type=Announcement)
-    except msgspec.DecodeError:
-        return None

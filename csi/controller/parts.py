@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from csi import identity
-from csi.controller.calls import Calls
+from csi.calls import Calls
 from csi.controller.directory import Directory
 from csi.controller.dpus import Dpus
 from csi.errors import InvalidArgument, NotFound

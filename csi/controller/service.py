@@ -6,8 +6,8 @@ import msgspec
 from google.protobuf.wrappers_pb2 import Int64Value
 
 from csi import capabilities, identity
+from csi.calls import Context, lock_of
 from csi.controller import create_volume, listing, publish, snapshots
-from csi.controller.calls import Context, lock_of
 from csi.controller.parts import Parts
 from csi.errors import InvalidArgument, NotFound
 from csi.framework import parameters

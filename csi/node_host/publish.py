@@ -1,0 +1,119 @@
+"""NodePublishVolume, with its reverse: from the staged volume to the place where a pod finds it."""
+
+import asyncio
+import contextlib
+import os
+import stat
+
+import msgspec
+
+from csi import capabilities
+from csi.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from csi.node_host import mounts
+from csi.node_host.bounded import blocking
+from csi.node_host.disks import Disk, NotYet
+from csi.node_host.host import Host, check_path, check_volume
+from csi.node_host.records import Staged
+from dpu_offload_stubs.csi import csi_pb2
+
+_SECONDS = 60.0
+
+
+def check(request: csi_pb2.NodePublishVolumeRequest) -> None:
+    """Raises InvalidArgument, NotFound; nothing has been changed."""
+    check_volume(request.volume_id)
+    check_path(request.target_path, "target_path")
+    capabilities.check_one(request)
+    if request.staging_target_path:
+        check_path(request.staging_target_path, "staging_target_path")
+
+
+async def publish(host: Host, request: csi_pb2.NodePublishVolumeRequest) -> None:
+    check(request)
+    target = check_path(request.target_path, "target_path")
+    if not request.staging_target_path:
+        raise FailedPrecondition("staging_target_path is missing: the volume must be staged first")
+    staging = check_path(request.staging_target_path, "staging_target_path")
+    record = await host.record(request.volume_id)
+    if record is None:
+        raise FailedPrecondition(f"volume {request.volume_id} is not staged on this node")
+    capability = request.volume_capability
+    block = capability.WhichOneof("access_type") == "block"
+    if block != record.block:
+        raise FailedPrecondition(f"volume {request.volume_id} is staged as {'block' if record.block else 'mount'}")
+    if host.dead(request.volume_id, record):
+        raise FailedPrecondition(f"the disk of volume {request.volume_id} is gone or its controller is dead")
+    others = [other for other in record.targets if other != target and mounts.at(other) is not None]
+    if others and capability.access_mode.mode in capabilities.SINGLE_TARGET_MODES:
+        raise FailedPrecondition(f"volume {request.volume_id} is ReadWriteOncePod and already published at {others[0]}")
+    read_only = request.readonly or record.read_only or capabilities.read_only(capability)
+    source = await _block_source(host, request, record) if block else _mounted_source(staging, request.volume_id)
+    present = mounts.at(target)
+    if present is not None:
+        if present.read_only != read_only:
+            raise AlreadyExists(f"{target} is already published {'read-only' if present.read_only else 'for writing'}")
+        return
+    # Noted before it is done: a restart in between must still find every place where the volume may be.
+    await host.remember(msgspec.structs.replace(record, targets=(*others, target)))
+    await asyncio.to_thread(_make_point, target, file=block)
+    await blocking(
+        lambda: mounts.bind(source, target, read_only=read_only), seconds=_SECONDS, what=f"bind {source} at {target}"
+    )
+
+
+async def unpublish(host: Host, request: csi_pb2.NodeUnpublishVolumeRequest) -> None:
+    """Succeeds whatever is missing; what was made at the target path is removed."""
+    if not request.volume_id:
+        raise InvalidArgument("volume_id is missing")
+    target = check_path(request.target_path, "target_path")
+    record = await host.record(request.volume_id)
+    if mounts.at(target) is not None:
+        dead = host.dead(request.volume_id, record)
+        await blocking(lambda: mounts.unmount(target, dead=dead), seconds=_SECONDS, what=f"unmount {target}")
+    await blocking(lambda: _remove_point(target), seconds=_SECONDS, what=f"remove {target}")
+    if record is not None and target in record.targets:
+        remaining = tuple(other for other in record.targets if other != target)
+        await host.remember(msgspec.structs.replace(record, targets=remaining))
+
+
+def _mounted_source(staging: str, volume_id: str) -> str:
+    if mounts.at(staging) is None:
+        raise FailedPrecondition(f"volume {volume_id} is not mounted at {staging}: stage it first")
+    return staging
+
+
+async def _block_source(host: Host, request: csi_pb2.NodePublishVolumeRequest, record: Staged) -> str:
+    namespace = host.namespace(request.volume_id, record)
+    if namespace is None:
+        raise FailedPrecondition(f"the disk of volume {request.volume_id} is gone")
+    try:
+        disk: Disk = host.disks.disk(namespace)
+    except NotYet as error:
+        raise FailedPrecondition(f"volume {request.volume_id}: {error}") from error
+    return disk.path
+
+
+def _make_point(target: str, *, file: bool) -> None:
+    os.makedirs(os.path.dirname(target), mode=0o750, exist_ok=True)
+    if file:
+        os.close(os.open(target, os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    else:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(target, 0o750)
+
+
+def _remove_point(target: str) -> None:
+    """Only an empty directory or an empty file of our making: never anything with content."""
+    try:
+        found = os.lstat(target)
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(found.st_mode):
+        try:
+            os.rmdir(target)
+        except OSError as error:
+            raise FailedPrecondition(f"{target} is not mounted and not empty; it is left as it is: {error}") from error
+    elif stat.S_ISREG(found.st_mode) and found.st_size == 0:
+        os.unlink(target)
+    else:
+        raise FailedPrecondition(f"{target} is neither an empty directory nor an empty file; it is left as it is")

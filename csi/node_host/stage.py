@@ -1,0 +1,158 @@
+"""NodeStageVolume, with its reverse: from a published function to a mounted file system."""
+
+import asyncio
+import os
+
+import msgspec
+
+from csi import capabilities
+from csi.errors import FailedPrecondition, Internal, InvalidArgument
+from csi.node_host import filesystems, mounts
+from csi.node_host.bounded import blocking
+from csi.node_host.disks import Disk
+from csi.node_host.host import Host, check_path, check_volume
+from csi.node_host.records import Staged
+from csi.publication import PublishContext
+from dpu_offload_stubs.csi import csi_pb2
+from foundation.daemon import metrics
+
+_STEPS = metrics.steps("csi_stage_seconds", "Time of each step of NodeStageVolume.")
+_UNMOUNT_SECONDS = 60.0
+
+
+def check(request: csi_pb2.NodeStageVolumeRequest) -> PublishContext:
+    """Raises InvalidArgument, NotFound; nothing has been changed."""
+    check_volume(request.volume_id)
+    check_path(request.staging_target_path, "staging_target_path")
+    capabilities.check_one(request)
+    if not request.publish_context:
+        raise InvalidArgument("publish_context is missing: the volume must be published to this node first")
+    return PublishContext.parse(request.publish_context)
+
+
+async def stage(host: Host, request: csi_pb2.NodeStageVolumeRequest) -> None:
+    context = check(request)
+    path = check_path(request.staging_target_path, "staging_target_path")
+    capability = request.volume_capability
+    block = capability.WhichOneof("access_type") == "block"
+    read_only = capabilities.read_only(capability) or "ro" in capability.mount.mount_flags
+    with metrics.step_timer(_STEPS, step="wait for disk"):
+        disk = await host.disks.wait(context, seconds=host.config.disk_seconds, rescan_after=host.config.rescan_seconds)
+    before = await host.record(request.volume_id)
+    record = Staged(
+        volume_id=request.volume_id,
+        namespace_uuid=context.namespace_uuid,
+        subsystem_nqn=context.subsystem_nqn,
+        staging_path=path,
+        block=block,
+        fs_type=capability.mount.fs_type,
+        read_only=read_only,
+        device=disk.device,
+        formatting=before.formatting if before else "",
+        targets=before.targets if before else (),
+    )
+    if block:
+        await host.remember(record)
+        return
+    mounted = mounts.at(path)
+    if mounted is not None:
+        if mounted.device == disk.device or await _same_file_system(path, disk):
+            if mounted.read_only != read_only:
+                raise FailedPrecondition(f"{path} is mounted {'read-only' if mounted.read_only else 'for writing'}")
+            return
+        # The mount of an earlier life of the disk: what is behind it cannot come back.
+        await _unmount(path, dead=True)
+    fs_type = await _prepare(host, disk, record, read_only=read_only)
+    record = msgspec.structs.replace(record, fs_type=fs_type, formatting="")
+    await host.remember(record)
+    words = [
+        *filesystems.MOUNT_OPTIONS.get(fs_type, ()),
+        *host.config.mount_options.get(fs_type, ()),
+        *capability.mount.mount_flags,
+        "ro" if read_only else "rw",
+    ]
+    os.makedirs(path, mode=0o750, exist_ok=True)
+    with metrics.step_timer(_STEPS, step="mount"):
+        await blocking(
+            lambda: mounts.mount(disk.path, path, fs_type, words),
+            seconds=host.config.command_seconds,
+            what=f"mount {disk.path}",
+        )
+    if not read_only and await host.file_systems.lags(disk):
+        with metrics.step_timer(_STEPS, step="grow"):
+            await host.file_systems.grow(disk, fs_type, path)
+
+
+async def _prepare(host: Host, disk: Disk, record: Staged, *, read_only: bool) -> str:
+    """Formats a blank disk, checks any other; returns the file system's name."""
+    with metrics.step_timer(_STEPS, step="look"):
+        found = await host.file_systems.signature(disk)
+    life = host.life_of(disk.name)
+    broken_off = bool(life) and record.formatting == life
+    if found and not broken_off:
+        filesystems.refuse_other(disk, found, record.fs_type)
+        if not read_only:
+            with metrics.step_timer(_STEPS, step="check"):
+                await host.file_systems.check(disk, found)
+        return found
+    if read_only or disk.read_only:
+        raise FailedPrecondition(f"disk {disk.name} is blank and the volume read-only: it cannot be formatted")
+    fs_type = record.fs_type or filesystems.DEFAULT
+    # mkfs leaves half a file system when it is killed. The note lets us begin again, but only in this life of the disk
+    # on this node: elsewhere somebody may have finished it, and written data.
+    await host.remember(msgspec.structs.replace(record, formatting=life))
+    with metrics.step_timer(_STEPS, step="format"):
+        await host.file_systems.make(disk, fs_type)
+    return fs_type
+
+
+async def unstage(host: Host, request: csi_pb2.NodeUnstageVolumeRequest) -> None:
+    """Succeeds whatever is missing: the mount, the disk, the record."""
+    if not request.volume_id:
+        raise InvalidArgument("volume_id is missing")
+    path = check_path(request.staging_target_path, "staging_target_path")
+    record = await host.record(request.volume_id)
+    dead = host.dead(request.volume_id, record)
+    if mounts.at(path) is not None:
+        await _unmount(path, dead=dead)
+    elif record is not None and record.block and not dead:
+        await _flush(host, record)
+    await host.forget(request.volume_id)
+
+
+async def _unmount(path: str, *, dead: bool) -> None:
+    await blocking(lambda: mounts.unmount(path, dead=dead), seconds=_UNMOUNT_SECONDS, what=f"unmount {path}")
+
+
+async def _flush(host: Host, record: Staged) -> None:
+    """What was written through a raw device's page cache must be on the disk before the disk goes."""
+    namespace = host.namespace(record.volume_id, record)
+    if namespace is None:
+        return
+    path = os.path.join(host.config.dev_root, namespace.name)
+
+    def flush() -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    try:
+        await blocking(flush, seconds=_UNMOUNT_SECONDS, what=f"flush {path}")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Internal(f"flush {path}: {error}") from error
+
+
+async def _same_file_system(path: str, disk: Disk) -> bool:
+    """btrfs shows an anonymous device number; its source names the disk."""
+    mounted = mounts.at(path)
+    if mounted is None or mounted.fs_type != "btrfs":
+        return False
+    try:
+        found = await asyncio.to_thread(os.stat, mounted.source)
+    except OSError:
+        return False
+    return f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}" == disk.device
