@@ -1,0 +1,127 @@
+"""Handing devices to a container: what it gets, checked against the machine as it is now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cni.device_plugin import cdi, environment
+from cni.device_plugin.candidates import Device, is_vfio
+from cni.device_plugin.config import Pool
+from cni.device_plugin.device_info import DeviceInfoFiles
+from cni.device_plugin.errors import BadRequest, ResetFailed, UnhealthyDevice, UnknownDevice
+from cni.device_plugin.health import suits
+from cni.device_plugin.nodes import DeviceNodes, Node
+from dpu_offload_stubs.kubelet.deviceplugin.v1beta1 import api_pb2
+from foundation.pci import PciFunction, Sysfs
+from foundation.pci.errors import NoSuchDevice, NotVirtualFunction
+
+
+class Allocator:
+    """Blocking work for one container at a time: a few reads of sysfs, small files for Multus and for CDI."""
+
+    def __init__(self, sysfs: Sysfs, *, devfs: Path, device_info: DeviceInfoFiles | None, cdi_directory: Path) -> None:
+        self._sysfs = sysfs
+        self._nodes = DeviceNodes(sysfs, devfs)
+        self._device_info = device_info
+        self._cdi_directory = cdi_directory
+
+    def allocate(
+        self, resource: str, pool: Pool, devices: Mapping[str, Device], wanted: Sequence[str]
+    ) -> api_pb2.ContainerAllocateResponse:
+        """Raises BadRequest, UnknownDevice, UnhealthyDevice; nothing is written before all devices are found well."""
+        if not wanted or len(set(wanted)) != len(wanted):
+            raise BadRequest(f"{resource}: a container asks for {list(wanted) or 'no device at all'}")
+        chosen = [_known(resource, devices, device) for device in wanted]
+        for device in chosen:
+            if not device.healthy:
+                raise UnhealthyDevice(f"{resource}: {device.id} cannot be given away: {device.reason}")
+        nodes = {device.id: self._nodes.of(self._current(device, pool), pool) for device in chosen}
+        answer = api_pb2.ContainerAllocateResponse(
+            envs=environment.variables(
+                resource,
+                wanted,
+                nodes={device: [node.container for node in found] for device, found in nodes.items()},
+                vfio=pool.use == "vfio",
+            ),
+            mounts=[
+                api_pb2.Mount(container_path=mount.container, host_path=mount.host, read_only=mount.read_only)
+                for mount in pool.mounts
+            ],
+        )
+        if pool.cdi and any(nodes.values()):
+            self._name_by_cdi(resource, pool, devices, nodes, answer)
+        else:
+            # Two functions of one container share /dev/vfio/vfio: listed once.
+            for node in dict.fromkeys(node for found in nodes.values() for node in found):
+                answer.devices.add(container_path=node.container, host_path=node.host, permissions="rw")
+        if self._device_info is not None:
+            for device in chosen:
+                self._device_info.write(resource, device.candidate)
+        return answer
+
+    def reset(self, resource: str, pool: Pool, devices: Mapping[str, Device], wanted: Sequence[str]) -> None:
+        """Reset functions before a VM starts on them. Raises UnknownDevice, UnhealthyDevice, ResetFailed.
+
+        Only functions on a VFIO driver: kubelet calls this after the CNI plugin's ADD, when a network device already
+        has its addresses, and before every restart of a container in a living pod.
+        """
+        for device_id in wanted:
+            function = self._current(_known(resource, devices, device_id), pool)
+            attribute = self._sysfs.path(device_id) / "reset"
+            if not is_vfio(function.driver) or not attribute.exists():
+                continue
+            try:
+                descriptor = os.open(attribute, os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(descriptor, b"1")
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                raise ResetFailed(f"function {device_id} cannot be reset: {error.strerror}") from error
+
+    def tidy(self, devices: Mapping[str, Sequence[Device]]) -> None:
+        """Remove the device information of functions that are no longer among these."""
+        if self._device_info is not None:
+            for resource, present in devices.items():
+                self._device_info.keep_only(resource, {device.id for device in present})
+
+    def _current(self, device: Device, pool: Pool) -> PciFunction:
+        """The function as it is now; events may be on their way."""
+        try:
+            function = self._sysfs.function(device.id, vpd=False)
+        except (NoSuchDevice, NotVirtualFunction) as error:
+            raise UnknownDevice(f"{device.resource}: {device.id} has vanished from this node: {error}") from error
+        if not suits(function.driver, pool.use):
+            raise UnhealthyDevice(
+                f"{device.resource}: {device.id} is bound to {function.driver or 'no driver'} since a moment ago, "
+                f"which pool {pool.name} cannot use"
+            )
+        return function
+
+    def _name_by_cdi(
+        self,
+        resource: str,
+        pool: Pool,
+        devices: Mapping[str, Device],
+        nodes: Mapping[str, tuple[Node, ...]],
+        answer: api_pb2.ContainerAllocateResponse,
+    ) -> None:
+        """The file names every device of the resource, so that containers of earlier pods can start again by it."""
+        known = dict(nodes)
+        for device in devices.values():
+            if device.id not in known and device.healthy:
+                try:
+                    known[device.id] = self._nodes.of(self._current(device, pool), pool)
+                except (UnhealthyDevice, UnknownDevice):
+                    continue
+        cdi.write(self._cdi_directory, resource, known)
+        for device_id in nodes:
+            answer.cdi_devices.add(name=cdi.qualified(resource, device_id))
+
+
+def _known(resource: str, devices: Mapping[str, Device], device: str) -> Device:
+    if device not in devices:
+        raise UnknownDevice(f"{device} is no device of {resource} on this node, or is one no longer")
+    return devices[device]
