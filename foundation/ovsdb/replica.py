@@ -76,7 +76,7 @@ class Index:
             return ()
         return tuple(found.values()) if isinstance(found, dict) else (found,)
 
-    def keys(self) -> Iterator[Hashable]:
+    def __iter__(self) -> Iterator[Hashable]:
         """The keys present."""
         return iter(self._rows)
 

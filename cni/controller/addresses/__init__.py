@@ -1,0 +1,1 @@
+"""Who holds which address: pools of subnets, without any I/O."""

@@ -1,0 +1,189 @@
+"""The addresses of one switch: who holds which."""
+
+from __future__ import annotations
+
+import ipaddress
+import zlib
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from cni.controller.errors import AddressConflict, AddressesExhausted, InvalidAddressRequest
+from cni.controller.model.addressing import AddressRequest, IPAddress, IPNetwork, mac_of, parse_mac, prefix
+
+LARGEST = 1 << 24
+"""Addresses of one subnet that are given out by choice; an IPv6 /64 has more than anybody needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One holder's addresses (with prefix lengths) and MAC."""
+
+    ips: tuple[str, ...]
+    mac: str
+
+
+class _Subnet:
+    def __init__(self, network: IPNetwork, reserved: int) -> None:
+        self.network = network
+        self.base = int(network.network_address)
+        size = network.num_addresses
+        # The first address names the subnet, the last of IPv4 is its broadcast.
+        self.first = 1 + reserved
+        self.last = min(size - (2 if network.version == 4 else 1), LARGEST)
+        self.holders: dict[int, str] = {}
+
+    def offset(self, address: IPAddress) -> int:
+        return int(address) - self.base
+
+    def address(self, offset: int) -> IPAddress:
+        return (
+            ipaddress.IPv4Address(self.base + offset)
+            if self.network.version == 4
+            else ipaddress.IPv6Address(self.base + offset)
+        )
+
+    def pick(self, seed: str) -> int | None:
+        """A free offset; where the search begins is a function of the seed, so that an address is not soon reused,
+        and the same name finds the same address again while it is free."""
+        count = self.last - self.first + 1
+        if count <= 0 or len(self.holders) >= count:
+            return None
+        start = zlib.crc32(seed.encode()) % count
+        for step in range(count):
+            offset = self.first + (start + step) % count
+            if offset not in self.holders:
+                return offset
+        return None
+
+
+class Pool:
+    """The addresses of one switch: at most one subnet a family. `reserved`: addresses kept from the start of each.
+
+    A holder (a pod's uid with the network) has one Assignment; asking again returns it. `token` is what those wait for
+    who did not get an address.
+    """
+
+    def __init__(self, subnets: tuple[IPNetwork, ...], *, token: Hashable, reserved: int = 2) -> None:
+        self.subnets = subnets
+        self.token = token
+        self._subnets = {network.version: _Subnet(network, reserved) for network in subnets}
+        self._held: dict[str, Assignment] = {}
+        self._macs: dict[str, str] = {}
+
+    def held(self, holder: str) -> Assignment | None:
+        """What a holder has."""
+        return self._held.get(holder)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def claim(self, holder: str, previous: Assignment) -> bool:
+        """Takes over what was given before (by an annotation or a row); False if it does not fit here or is held."""
+        if holder in self._held:
+            return self._held[holder] == previous
+        offsets: list[tuple[_Subnet, int]] = []
+        for text in previous.ips:
+            try:
+                address = ipaddress.ip_interface(text).ip
+            except ValueError:
+                return False
+            subnet = self._subnets.get(address.version)
+            if subnet is None or address not in subnet.network or subnet.offset(address) in subnet.holders:
+                return False
+            offsets.append((subnet, subnet.offset(address)))
+        if {subnet.network.version for subnet, _ in offsets} != set(self._subnets) or len(offsets) != len(
+            self._subnets
+        ):
+            return False
+        if previous.mac in self._macs:
+            return False
+        self._take(holder, offsets, previous.mac)
+        return True
+
+    def assign(self, holder: str, *, seed: str, request: AddressRequest) -> Assignment:
+        """Addresses for a holder, all or none.
+
+        Raises InvalidAddressRequest, AddressConflict or AddressesExhausted.
+        """
+        held = self._held.get(holder)
+        if held is not None:
+            return held
+        wanted = self._wanted(request)
+        offsets: list[tuple[_Subnet, int]] = []
+        for version, subnet in self._subnets.items():
+            offset = wanted.get(version)
+            if offset is None:
+                offset = subnet.pick(seed)
+                if offset is None:
+                    raise AddressesExhausted(
+                        f"subnet {subnet.network} has no free address ({len(subnet.holders)} in use): "
+                        "delete pods, or give the node a larger range",
+                        waits_for=self.token,
+                    )
+            elif offset in subnet.holders:
+                raise AddressConflict(
+                    f"address {subnet.address(offset)} is in use by another pod: ask for another, or delete that pod",
+                    waits_for=self.token,
+                )
+            offsets.append((subnet, offset))
+        mac = self._mac(request, offsets)
+        return self._take(holder, offsets, mac)
+
+    def _wanted(self, request: AddressRequest) -> dict[int, int]:
+        wanted: dict[int, int] = {}
+        for text in request.ips:
+            try:
+                address = ipaddress.ip_interface(text).ip
+            except ValueError:
+                raise InvalidAddressRequest(f"{text!r} is no IP address") from None
+            subnet = self._subnets.get(address.version)
+            if subnet is None or address not in subnet.network:
+                raise InvalidAddressRequest(
+                    f"address {address} is outside of {', '.join(map(str, self.subnets)) or 'this network'}: "
+                    "ask for one inside, or for none"
+                )
+            if address.version in wanted:
+                raise InvalidAddressRequest(f"two addresses of IPv{address.version} are asked for; one can be given")
+            offset = subnet.offset(address)
+            top = subnet.network.num_addresses - (2 if address.version == 4 else 1)
+            if not subnet.first <= offset <= top:
+                raise InvalidAddressRequest(
+                    f"address {address} is reserved in {subnet.network} (gateway, management port or broadcast)"
+                )
+            wanted[address.version] = offset
+        return wanted
+
+    def _mac(self, request: AddressRequest, offsets: list[tuple[_Subnet, int]]) -> str:
+        if request.mac:
+            try:
+                mac = parse_mac(request.mac)
+            except ValueError as error:
+                raise InvalidAddressRequest(str(error)) from None
+            if mac in self._macs:
+                raise AddressConflict(f"MAC address {mac} is in use by another pod", waits_for=self.token)
+            return mac
+        subnet, offset = offsets[0]
+        mac = mac_of(subnet.address(offset))
+        while mac in self._macs:  # somebody asked for just this one
+            mac = f"{mac[:2]}:{(int(mac[3:5], 16) + 2) % 256:02x}{mac[5:]}"
+        return mac
+
+    def _take(self, holder: str, offsets: list[tuple[_Subnet, int]], mac: str) -> Assignment:
+        for subnet, offset in offsets:
+            subnet.holders[offset] = holder
+        ips = tuple(prefix(subnet.network, subnet.address(offset)) for subnet, offset in offsets)
+        self._macs[mac] = holder
+        assignment = self._held[holder] = Assignment(ips, mac)
+        return assignment
+
+    def release(self, holder: str) -> bool:
+        """Gives back all that a holder has, and nobody else's; False if it had nothing."""
+        held = self._held.pop(holder, None)
+        if held is None:
+            return False
+        for text in held.ips:
+            address = ipaddress.ip_interface(text).ip
+            subnet = self._subnets[address.version]
+            del subnet.holders[subnet.offset(address)]
+        del self._macs[held.mac]
+        return True

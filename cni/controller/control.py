@@ -1,0 +1,87 @@
+"""The controller at work: watches feed the core, annotations and Events go back; lives while this replica leads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from cni.controller.config import ControllerConfig
+from cni.controller.core import Core
+from cni.controller.rows import Owner
+from cni.controller.watch.annotator import Annotator
+from cni.controller.watch.reporter import Reporter
+from foundation.kube.client import KubeClient
+from foundation.kube.events import EventRecorder
+from foundation.kube.reflector import Change, Reflector
+from foundation.ovsdb import OvsdbSession, OvsdbTls, TransactionFailed
+
+_log = logging.getLogger(__name__)
+
+
+def session(config: ControllerConfig) -> OvsdbSession:
+    """A session with the northbound database, of the leader in a cluster."""
+    northbound = config.northbound
+    tls = None
+    if northbound.ca or northbound.certificate or northbound.key:
+        tls = OvsdbTls(ca=northbound.ca, certificate=northbound.certificate, key=northbound.key)
+    return OvsdbSession(northbound.remotes, "OVN_Northbound", tls=tls, leader_only=True)
+
+
+class Control:
+    """One term of leadership. `run` serves until cancelled; `ready` is set after the first compare is written."""
+
+    def __init__(self, config: ControllerConfig, client: KubeClient) -> None:
+        self.session = session(config)
+        self.core = Core(
+            self.session,
+            config.cluster,
+            annotate=lambda key, uid, text: self.annotator.want(key, uid, text),
+            on_problem=lambda owner, refused: self._reporter.problem(owner, refused),
+            on_refused=self._refused,
+        )
+        self.annotator = Annotator(client, self.core.world)
+        self._recorder = EventRecorder(client, "cni-controller")
+        self._reflectors: dict[str, Reflector[Any]] = {
+            kind: Reflector(client, resource) for kind, resource, _ in self.core.SOURCES
+        }
+        self._reporter = Reporter(self._recorder, self._reflectors)
+        self.ready = asyncio.Event()
+
+    def _refused(self, owner: Owner, error: TransactionFailed) -> None:
+        self._reporter.warn(owner, "NorthboundRefused", str(error))
+
+    async def run(self) -> None:
+        """Takes in the cluster, compares it with the northbound database, then follows both."""
+        started = time.monotonic()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for kind, reflector in self._reflectors.items():
+                    group.create_task(reflector.run(), name=f"watch {kind}")
+                await asyncio.gather(
+                    self.session.start(deadline=3600.0), *(each.synced() for each in self._reflectors.values())
+                )
+                for kind, reflector in self._reflectors.items():
+                    self._follow(kind, reflector)
+                self.core.first_pass()
+                group.create_task(self.core.run(), name="core")
+                group.create_task(self.annotator.queue.run(), name="annotator")
+                await self.core.idle()
+                self.ready.set()
+                _log.info(
+                    "in charge: %s taken in and compared in %.2f s, %d rows written",
+                    self.core.world.snapshot(),
+                    time.monotonic() - started,
+                    sum(self.core.committer.statistics.rows.values()),
+                )
+        finally:
+            self.ready.clear()
+            await self._recorder.close(deadline=1.0)
+            await self.session.stop()
+
+    def _follow(self, kind: str, reflector: Reflector[Any]) -> None:
+        def changed(change: Change[Any]) -> None:
+            self.core.take(kind, change.key, change.new)
+
+        reflector.subscribe(changed)

@@ -1,0 +1,83 @@
+"""World, engine and committer joined: objects go in by `take`, rows come out in the northbound database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from cni.controller.config import ClusterConfig
+from cni.controller.engine import Engine
+from cni.controller.errors import Refused
+from cni.controller.model import node as node_model
+from cni.controller.model import pod as pod_model
+from cni.controller.rows import Owner
+from cni.controller.rows.tables import identify
+from cni.controller.translate.names import CLUSTER
+from cni.controller.translate.pod import DEFAULT
+from cni.controller.translators import Annotate, Translators
+from cni.controller.world import World
+from cni.controller.writer.committer import Committer
+from foundation.kube.resources import NODES, PODS, Resource
+from foundation.ovsdb import OvsdbSession, TransactionFailed
+
+Put = Callable[[str, Any], Iterable[Owner]]
+Parse = Callable[[Any], Any]
+
+
+class Core:
+    """Knows no API server: whoever feeds it (watches, or a test) calls `take` in the event loop.
+
+    `annotate(pod key, uid, text)` is called for each wired pod that was translated; `on_problem(owner, refused | None)`
+    and `on_refused(owner, error)` tell of objects that cannot be served.
+    """
+
+    # The order in which first lists are taken in: what others refer to comes first.
+    SOURCES: tuple[tuple[str, Resource[Any], Parse], ...] = (
+        ("node", NODES, node_model.parse),
+        ("pod", PODS, pod_model.parse),
+    )
+
+    def __init__(
+        self,
+        session: OvsdbSession,
+        cluster: ClusterConfig,
+        *,
+        annotate: Annotate,
+        on_problem: Callable[[Owner, Refused | None], None],
+        on_refused: Callable[[Owner, TransactionFailed], None],
+    ) -> None:
+        self.committer = Committer(session, on_refused=on_refused)
+        self.world = World(on_change=lambda token: self.engine.wake(token))
+        translators = Translators(self.world, mtu=cluster.mtu, annotate=annotate)
+        self.engine = Engine(self.committer, translators.table(), on_problem=on_problem)
+        self._puts: dict[str, Put] = {"node": self.world.put_node, "pod": self.world.put_pod}
+        self._parses = {kind: parse for kind, _, parse in self.SOURCES}
+
+    def take(self, kind: str, key: str, obj: Any) -> None:
+        """An object of a kind of `SOURCES` has come, changed, or gone (None)."""
+        self.engine.touch(self._puts[kind](key, None if obj is None else self._parses[kind](obj)))
+
+    def first_pass(self) -> None:
+        """Once the session is connected and every first list is taken in: compares all that is wanted with all there.
+
+        Addresses that ports have but annotations lack go back to their pods first.
+        """
+        for row in self.committer.actual.rows("Logical_Switch_Port").values():
+            port = identify("Logical_Switch_Port", row)
+            if port is not None and port.kind == "pod" and port.part == DEFAULT and row["addresses"]:
+                self.world.recover(port.key, row["options"].get("iface-id-ver", ""), next(iter(row["addresses"])))
+        self.engine.touch((CLUSTER,))
+        self.engine.translate_all()
+        self.committer.compare_all()
+
+    async def run(self) -> None:
+        """Translates and writes for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.committer.run(), name="committer")
+            group.create_task(self.engine.run(), name="engine")
+
+    async def idle(self) -> None:
+        """Returns when everything taken in is committed (or refused)."""
+        await self.engine.idle()
+        await self.committer.idle()

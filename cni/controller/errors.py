@@ -1,0 +1,58 @@
+"""Why the controller cannot give an object its rows: one exception a cause, each with the reason of its Event."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+
+class ControllerError(Exception):
+    """Root of the controller's errors."""
+
+
+class Refused(ControllerError):
+    """An object cannot be served as it is. `reason` is the Event's; the message says what, why, and what to do.
+
+    `waits_for`: the thing whose change may help (see `Engine.wake`); without one only a change of the object does.
+    """
+
+    reason = "NetworkRefused"
+
+    def __init__(self, message: str, *, waits_for: Hashable = None) -> None:
+        super().__init__(message)
+        self.waits_for = waits_for
+
+
+class InvalidAnnotation(Refused):
+    """An annotation is no JSON, or not of the form it must have."""
+
+    reason = "InvalidNetworkAnnotation"
+
+
+class InvalidAddressRequest(Refused):
+    """The addresses asked for cannot be given to anybody on that network."""
+
+    reason = "InvalidAddressRequest"
+
+
+class AddressConflict(Refused):
+    """The address asked for is in use."""
+
+    reason = "AddressConflict"
+
+
+class AddressesExhausted(Refused):
+    """A subnet has no free address."""
+
+    reason = "AddressesExhausted"
+
+
+class NodeNotReady(Refused):
+    """A pod's node is unknown, or has no subnet yet."""
+
+    reason = "NodeHasNoSubnet"
+
+
+class InvalidNode(Refused):
+    """A node's subnets cannot be used."""
+
+    reason = "InvalidNodeSubnet"

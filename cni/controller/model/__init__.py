@@ -1,0 +1,1 @@
+"""Kubernetes objects as the controller sees them: parsed once, frozen, only what its rows depend on."""

@@ -1,0 +1,17 @@
+"""The annotations and labels that carry this suite's contracts on Kubernetes objects."""
+
+from __future__ import annotations
+
+GROUP = "dpu-offload.io"
+
+POD_NETWORKS = f"{GROUP}/pod-networks"
+"""On a pod, written here: {network: {ips, mac, gateways, routes, mtu}}."""
+
+ADDRESSES = f"{GROUP}/addresses"
+"""On a pod, by its author: {"ips": ["10.1.2.3"], "mac": "02:…"}, addresses wanted on the default network."""
+
+NODE_SUBNETS = f"{GROUP}/node-subnets"
+"""On a node, written here when the cluster gives it no podCIDRs: ["10.1.2.0/24"]."""
+
+MODE = f"{GROUP}/mode"
+HOST_NODE = f"{GROUP}/host-node"

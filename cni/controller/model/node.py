@@ -1,0 +1,46 @@
+"""A node: its mode, its partner, its subnets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from cni.controller.model.annotations import HOST_NODE, MODE, NODE_SUBNETS
+from foundation.kube.models import core
+
+_SUBNETS = msgspec.json.Decoder(tuple[str, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """`subnets` are texts as given: the cluster's podCIDRs, else those of our own annotation."""
+
+    name: str
+    mode: str
+    host_node: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    subnets: tuple[str, ...]
+    addresses: tuple[str, ...]
+
+
+def parse(node: core.Node) -> Node:
+    """From the API's object."""
+    labels, annotations = node.metadata.labels, node.metadata.annotations
+    subnets = node.spec.pod_cidrs or ((node.spec.pod_cidr,) if node.spec.pod_cidr else ())
+    if not subnets and NODE_SUBNETS in annotations:
+        try:
+            subnets = _SUBNETS.decode(annotations[NODE_SUBNETS])
+        except msgspec.DecodeError:
+            subnets = ()  # ours, and unreadable: given anew
+    return Node(
+        name=node.metadata.name,
+        mode=labels.get(MODE, "default"),
+        host_node=labels.get(HOST_NODE, ""),
+        labels=labels,
+        annotations=annotations,
+        subnets=subnets,
+        addresses=tuple(each.address for each in node.status.addresses or () if each.type == "InternalIP"),
+    )

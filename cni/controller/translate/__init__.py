@@ -1,0 +1,1 @@
+"""Kubernetes objects into northbound rows, one module a kind; pure."""

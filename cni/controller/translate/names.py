@@ -1,0 +1,41 @@
+"""The names and ids of rows that more than one translator refers to."""
+
+from __future__ import annotations
+
+import hashlib
+
+from cni.controller.rows import Owner, RowId
+
+CLUSTER = Owner("cluster", "default")
+CLUSTER_ROUTER = RowId("Logical_Router", "cluster", "default", "router")
+CLUSTER_ROUTER_NAME = "dpu-offload-cluster"
+
+
+def node_owner(node: str) -> Owner:
+    """The owner of a node's rows."""
+    return Owner("node", node)
+
+
+def node_switch(node: str) -> RowId:
+    """A node's switch of the default network; its name is the node's."""
+    return RowId("Logical_Switch", "node", node, "switch")
+
+
+def pod_owner(key: str) -> Owner:
+    """The owner of a pod's rows; `key` is namespace/name."""
+    return Owner("pod", key)
+
+
+def pod_port(key: str, network: str = "default") -> RowId:
+    """A pod's port on a network."""
+    return RowId("Logical_Switch_Port", "pod", key, network)
+
+
+def pod_port_name(namespace: str, name: str) -> str:
+    """The name of a pod's port on the default network: what OVS' `iface-id` must be."""
+    return f"{namespace}_{name}"
+
+
+def short_hash(text: str, length: int = 16) -> str:
+    """A name that is a function of `text`, of letters and digits, beginning with a letter."""
+    return "h" + hashlib.blake2s(text.encode(), digest_size=length // 2).hexdigest()

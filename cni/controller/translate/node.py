@@ -1,0 +1,84 @@
+"""A node into its switch, the router's port on it, the port for the node itself.
+
+The distributed router has the first address of each subnet, the management port, through which the node reaches its
+pods, the second.
+"""
+
+from __future__ import annotations
+
+from cni.controller.model.addressing import IPNetwork, mac_of, prefix
+from cni.controller.rows import Member, Row, RowId, State
+from cni.controller.translate.names import CLUSTER, CLUSTER_ROUTER, CLUSTER_ROUTER_NAME, node_switch
+
+GATEWAY, MANAGEMENT = 1, 2
+RESERVED = 2
+"""Addresses at the start of each subnet that no pod gets."""
+
+
+def cluster() -> State:
+    """The router that joins all nodes' switches; it exists once."""
+    return State((Row(CLUSTER_ROUTER, {"name": CLUSTER_ROUTER_NAME}),))
+
+
+def gateways(subnets: tuple[IPNetwork, ...]) -> tuple[str, ...]:
+    """The router's address in each subnet."""
+    return tuple(str(network[GATEWAY]) for network in subnets)
+
+
+def management_name(node: str) -> str:
+    """The `iface-id` of a node's management port."""
+    return f"management_{node}"
+
+
+def translate(node: str, *, subnets: tuple[IPNetwork, ...], chassis: str) -> State:
+    """Rows of one node. `chassis`: where the management port shall be bound."""
+    switch = node_switch(node)
+    router_port = RowId("Logical_Router_Port", "node", node, "router-port")
+    switch_port = RowId("Logical_Switch_Port", "node", node, "to-router")
+    management = RowId("Logical_Switch_Port", "node", node, "management")
+    mac = mac_of(subnets[0][GATEWAY])
+    management_mac = mac_of(subnets[0][MANAGEMENT])
+    management_ips = " ".join(str(network[MANAGEMENT]) for network in subnets)
+    other_config = {}
+    for network in subnets:
+        if network.version == 4:
+            other_config["subnet"] = str(network)
+        else:
+            other_config["ipv6_prefix"] = str(network.network_address)
+    rows = (
+        Row(switch, {"name": node, "other_config": other_config}),
+        Row(
+            router_port,
+            {
+                "name": f"router-to-{node}",
+                "mac": mac,
+                "networks": [prefix(network, network[GATEWAY]) for network in subnets],
+            },
+        ),
+        Row(
+            switch_port,
+            {
+                "name": f"{node}-to-router",
+                "type": "router",
+                "addresses": "router",
+                "options": {"router-port": f"router-to-{node}"},
+            },
+        ),
+        Row(
+            management,
+            {
+                "name": management_name(node),
+                "addresses": f"{management_mac} {management_ips}",
+                "options": {"requested-chassis": chassis},
+            },
+        ),
+    )
+    members = (
+        Member(CLUSTER_ROUTER, "ports", router_port),
+        Member(switch, "ports", switch_port),
+        Member(switch, "ports", management),
+    )
+    return State(rows, members)
+
+
+__all__ = ["CLUSTER", "RESERVED", "cluster", "gateways", "management_name", "translate"]

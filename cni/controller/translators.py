@@ -1,0 +1,62 @@
+"""Which translator serves which kind of owner, with what it needs of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cni.controller.addresses.pool import Assignment
+from cni.controller.engine import Translate
+from cni.controller.errors import NodeNotReady
+from cni.controller.model.addressing import Attachment
+from cni.controller.model.pod import Pod
+from cni.controller.rows import EMPTY, State
+from cni.controller.translate import node as node_rows
+from cni.controller.translate import pod as pod_rows
+from cni.controller.world import World
+
+Annotate = Callable[[str, str, str], None]
+"""(pod key, uid, text of annotation pod-networks)."""
+
+
+class Translators:
+    """One method a kind; `table()` is what the engine takes."""
+
+    def __init__(self, world: World, *, mtu: int, annotate: Annotate) -> None:
+        self._world = world
+        self._mtu = mtu
+        self._annotate = annotate
+
+    def table(self) -> dict[str, Translate]:
+        """Owner kind to translator."""
+        return {"cluster": self.cluster, "node": self.node, "pod": self.pod}
+
+    def cluster(self, key: str) -> State:
+        return node_rows.cluster()
+
+    def node(self, name: str) -> State:
+        if name not in self._world.nodes:
+            return EMPTY
+        return node_rows.translate(name, subnets=self._world.subnets_of(name), chassis=self._world.chassis_of(name))
+
+    def pod(self, key: str) -> State:
+        pod = self._world.pods.get(key)
+        if pod is None or not pod.wired:
+            return EMPTY
+        assignment = self._assign(pod)
+        state = pod_rows.translate(pod, assignment=assignment, chassis=self._world.chassis_of(pod.node))
+        attachment = Attachment(
+            ips=assignment.ips,
+            mac=assignment.mac,
+            gateways=node_rows.gateways(self._world.subnets_of(pod.node)),
+            mtu=self._mtu,
+        )
+        self._annotate(key, pod.uid, pod_rows.annotation({pod_rows.DEFAULT: attachment}))
+        return state
+
+    def _assign(self, pod: Pod) -> Assignment:
+        pool = self._world.pools.get(pod.node)
+        if pool is None:
+            self._world.subnets_of(pod.node)  # says what is wrong with the node
+            raise NodeNotReady(f"node {pod.node} has no subnet yet", waits_for=("node", pod.node))
+        held = pool.held(pod.uid)
+        return held or pool.assign(pod.uid, seed=pod.key, request=pod.request())

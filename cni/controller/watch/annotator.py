@@ -1,0 +1,61 @@
+"""Writes annotation pod-networks onto pods, many at a time."""
+
+from __future__ import annotations
+
+import logging
+
+from cni.controller.model.annotations import POD_NETWORKS
+from cni.controller.world import World
+from foundation.daemon.work import Backoff, KeyedQueue
+from foundation.kube.client import KubeClient
+from foundation.kube.errors import Conflict, NotFound, Unprocessable
+from foundation.kube.resources import PODS
+
+_log = logging.getLogger(__name__)
+
+WORKERS = 64
+"""Patches in flight: the API server's own limits hold beyond."""
+
+
+class Annotator:
+    """`want(key, uid, text)` as often as one likes; only a text that differs from the pod's annotation is sent."""
+
+    def __init__(self, client: KubeClient, world: World) -> None:
+        self._client = client
+        self._world = world
+        self._wanted: dict[str, tuple[str, str]] = {}
+        self.written = 0
+        self.queue = KeyedQueue(
+            self._write, workers=WORKERS, backoff=Backoff(0.05, 1.0), deadline=30.0, name="pod annotations"
+        )
+
+    def want(self, key: str, uid: str, text: str) -> None:
+        """The annotation that pod `key` of that uid shall have."""
+        pod = self._world.pods.get(key)
+        if pod is None or pod.annotations.get(POD_NETWORKS) == text:
+            self._wanted.pop(key, None)
+            return
+        if self._wanted.get(key) == (uid, text):
+            return
+        self._wanted[key] = (uid, text)
+        self.queue.add(key)
+
+    async def _write(self, key: str) -> None:
+        wanted = self._wanted.get(key)
+        pod = self._world.pods.get(key)
+        if wanted is None or pod is None or pod.uid != wanted[0] or pod.annotations.get(POD_NETWORKS) == wanted[1]:
+            self._wanted.pop(key, None)
+            return
+        uid, text = wanted
+        # The uid makes the server refuse when another pod has taken the name meanwhile.
+        body = {"metadata": {"uid": uid, "annotations": {POD_NETWORKS: text}}}
+        try:
+            await self._client.merge_patch(PODS, pod.name, pod.namespace, body)
+        except (NotFound, Conflict, Unprocessable) as error:
+            now = self._world.pods.get(key)
+            if now is not None and now.uid == uid and not isinstance(error, NotFound):
+                raise
+            _log.debug("pod %s went before its annotation was written", key)
+        self.written += 1
+        if self._wanted.get(key) == wanted:
+            del self._wanted[key]

@@ -1,0 +1,165 @@
+"""All the controller knows of the cluster, with the address pools; no I/O.
+
+Objects are put in as they come; each `put_…` returns the owners whose rows may now be others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+
+from cni.controller.addresses.pool import Assignment, Pool
+from cni.controller.errors import InvalidNode, NodeNotReady
+from cni.controller.model.addressing import IPNetwork, networks
+from cni.controller.model.node import Node
+from cni.controller.model.pod import Pod
+from cni.controller.rows import Owner
+from cni.controller.translate.names import node_owner, pod_owner
+from cni.controller.translate.node import RESERVED
+from cni.controller.translate.pod import DEFAULT
+
+Touched = Iterable[Owner]
+
+
+class World:
+    """Objects by key, with the indexes that translating one of them needs, so that none looks at all of them."""
+
+    def __init__(self, *, on_change: Callable[[Hashable], None] = lambda token: None) -> None:
+        """`on_change` is told of things that refused objects may wait for: ("pool", node), ("node", name)."""
+        self._on_change = on_change
+        self.pods: dict[str, Pod] = {}
+        self.nodes: dict[str, Node] = {}
+        self.pools: dict[str, Pool] = {}
+        self._pods_of_node: dict[str, dict[str, None]] = {}
+        self._dpus_of_host: dict[str, set[str]] = {}
+
+    # Nodes
+
+    def put_node(self, name: str, node: Node | None) -> Touched:
+        """A node that came, changed (or went: None)."""
+        old = self.nodes.pop(name, None)
+        if old is not None and old.host_node:
+            self._dpus_of_host.get(old.host_node, set()).discard(name)
+        if node is not None:
+            self.nodes[name] = node
+            if node.host_node:
+                self._dpus_of_host.setdefault(node.host_node, set()).add(name)
+        touched = {node_owner(name): None}
+        if old is None or node is None or old.subnets != node.subnets:
+            self._renew_pool(name, node)
+            touched.update(dict.fromkeys(self._pods_on(name)))
+            self._on_change(("node", name))
+        for host in {each.host_node for each in (old, node) if each is not None and each.host_node}:
+            touched[node_owner(host)] = None
+            touched.update(dict.fromkeys(self._pods_on(host)))
+        return touched
+
+    def _renew_pool(self, name: str, node: Node | None) -> None:
+        self.pools.pop(name, None)
+        if node is None or not node.subnets:
+            return
+        try:
+            subnets = self._subnets(node)
+        except InvalidNode:
+            return
+        pool = self.pools[name] = Pool(subnets, token=("pool", name), reserved=RESERVED)
+        # Addresses given before go to those who have them, before anybody new may ask.
+        for key in self._pods_of_node.get(name, ()):
+            self._claim(pool, self.pods[key])
+
+    def _subnets(self, node: Node) -> tuple[IPNetwork, ...]:
+        try:
+            subnets = networks(node.subnets)
+        except ValueError as error:
+            raise InvalidNode(f"node {node.name}: {error}") from None
+        if len({network.version for network in subnets}) != len(subnets):
+            raise InvalidNode(f"node {node.name} has two subnets of one family: {', '.join(node.subnets)}")
+        for network in subnets:
+            if network.num_addresses < 8:
+                raise InvalidNode(f"node {node.name}: subnet {network} is too small, use at least 8 addresses")
+            for other, pool in self.pools.items():
+                for taken in pool.subnets:
+                    if other != node.name and taken.version == network.version and taken.overlaps(network):
+                        raise InvalidNode(f"node {node.name}: subnet {network} overlaps with {taken} of node {other}")
+        return subnets
+
+    def subnets_of(self, name: str) -> tuple[IPNetwork, ...]:
+        """The subnets of a node. Raises NodeNotReady when it has none yet, InvalidNode when they cannot be used."""
+        pool = self.pools.get(name)
+        if pool is not None:
+            return pool.subnets
+        node = self.nodes.get(name)
+        if node is not None and node.subnets:
+            return self._subnets(node)
+        why = "is unknown" if node is None else "has neither podCIDRs nor a subnet of ours"
+        raise NodeNotReady(f"node {name} {why}", waits_for=("node", name))
+
+    def chassis_of(self, name: str) -> str:
+        """The chassis that binds the ports of a node's pods: its own, or its DPU's; "" when there are several."""
+        dpus = self._dpus_of_host.get(name)
+        if dpus:
+            return next(iter(dpus)) if len(dpus) == 1 else ""
+        node = self.nodes.get(name)
+        return "" if node is None or node.mode == "host" else name
+
+    # Pods
+
+    def put_pod(self, key: str, pod: Pod | None) -> Touched:
+        """A pod that came, changed (or went: None). Its addresses are freed, or claimed as its annotation says."""
+        old = self.pods.get(key)
+        if old is not None and (pod is None or pod.uid != old.uid or pod.node != old.node):
+            self._forget(old)
+        elif old is not None and old.wired and pod is not None and not pod.wired:
+            self.release(old)
+        if pod is not None:
+            self.pods[key] = pod
+            if pod.node:
+                self._pods_of_node.setdefault(pod.node, {})[key] = None
+                pool = self.pools.get(pod.node)
+                if pool is not None and pod.wired:
+                    self._claim(pool, pod)
+        return (pod_owner(key),)
+
+    def _forget(self, pod: Pod) -> None:
+        del self.pods[pod.key]
+        on_node = self._pods_of_node.get(pod.node)
+        if on_node is not None:
+            on_node.pop(pod.key, None)
+            if not on_node:
+                del self._pods_of_node[pod.node]
+        self.release(pod)
+
+    def release(self, pod: Pod) -> bool:
+        """Frees what this very pod holds; True if it held anything."""
+        pool = self.pools.get(pod.node)
+        if pool is None or not pool.release(pod.uid):
+            return False
+        self._on_change(pool.token)
+        return True
+
+    def _claim(self, pool: Pool, pod: Pod) -> None:
+        if not pod.wired:
+            return
+        written = pod.written().get(DEFAULT)
+        if written is not None:
+            pool.claim(pod.uid, Assignment(written.ips, written.mac))
+
+    def recover(self, key: str, uid: str, addresses: str) -> bool:
+        """Gives a pod without annotation the addresses that its port (`mac ip …`) has: the annotation got lost, or the
+        controller ended before it was written. True if it holds them now."""
+        pod = self.pods.get(key)
+        pool = self.pools.get(pod.node) if pod is not None else None
+        if pod is None or pool is None or pod.uid != uid or not pod.wired:
+            return False
+        mac, *ips = addresses.split()
+        return pool.held(uid) is None and pool.claim(uid, Assignment(tuple(ips), mac))
+
+    def _pods_on(self, node: str) -> list[Owner]:
+        return [pod_owner(key) for key in self._pods_of_node.get(node, ())]
+
+    def owners(self) -> list[Owner]:
+        """Everything there is: for the first pass."""
+        return [*map(node_owner, self.nodes), *map(pod_owner, self.pods)]
+
+    def snapshot(self) -> Mapping[str, int]:
+        """How many objects of each kind are known."""
+        return {"node": len(self.nodes), "pod": len(self.pods)}
