@@ -87,9 +87,9 @@ class Matcher:
     def _right_kind(self, candidate: Candidate) -> bool:
         if candidate.function.is_vf:
             return self._selector.functions != "pf"
-        # A PF with VFs serves them, one with the default route serves the node: neither can be given away.
-        given_up = not candidate.function.vf_count and not candidate.carries_default_route
-        return self._selector.functions != "vf" and given_up
+        # A PF with VFs serves them, one in switchdev mode is the node's switch, one with the default route its way out.
+        busy = candidate.function.vf_count or candidate.physical.switch_id or candidate.carries_default_route
+        return self._selector.functions != "vf" and not busy
 
 
 def _numbers(texts: Iterable[str]) -> frozenset[int]:
