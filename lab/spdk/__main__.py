@@ -1,0 +1,5 @@
+"""``python -m lab.spdk``."""
+
+from lab.spdk.app import main
+
+main()
