@@ -36,14 +36,6 @@ _IDENTITIES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Daemon:
-    """One process of the suite: its console script and what stands in its configuration file."""
-
-    script: str
-    configuration: Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
 class Ports:
     """TCP ports on loopback."""
 
@@ -60,22 +52,25 @@ class Ports:
             link=free(),
             csi_node_dpu=free(),
             target=free(),
-            http={name: free() for name in DAEMONS},
+            http={name: free() for name in SCRIPTS},
         )
 
 
-DAEMONS = (
-    "cni-controller",
-    "cni-node-default",
-    "cni-node-dpu",
-    "cni-node-host",
-    "sriov-device-plugin",
-    "opi-bridge",
-    "volume-attacher",
-    "csi-node-dpu",
-    "csi-controller",
-    "csi-node-host",
-)
+Configuration = dict[str, Any]
+
+# Every daemon of the lab, with its console script.
+SCRIPTS = {
+    "cni-controller": "cni-controller",
+    "cni-node-default": "cni-node",
+    "cni-node-dpu": "cni-node",
+    "cni-node-host": "cni-node",
+    "sriov-device-plugin": "sriov-device-plugin",
+    "opi-bridge": "opi-bridge",
+    "volume-attacher": "volume-attacher",
+    "csi-node-dpu": "csi-node-dpu",
+    "csi-controller": "csi-controller",
+    "csi-node-host": "csi-node-host",
+}
 
 
 def issue(authority: Authority) -> None:
@@ -108,7 +103,9 @@ def write_kubeconfig(layout: Layout, ports: Ports, authority: Authority) -> None
     _write_private(layout.kubeconfig, yaml.safe_dump(content, sort_keys=False))
 
 
-def daemons(layout: Layout, ports: Ports, *, network: Network, kubeconfig: Path, lvstore: str) -> dict[str, Daemon]:
+def daemons(
+    layout: Layout, ports: Ports, *, network: Network, kubeconfig: Path, lvstore: str
+) -> dict[str, Configuration]:
     """Every daemon by name, in no particular order: each waits for what it needs."""
     found = {
         "cni-controller": _cni_controller(network, kubeconfig),
@@ -122,12 +119,7 @@ def daemons(layout: Layout, ports: Ports, *, network: Network, kubeconfig: Path,
         "csi-controller": _csi_controller(layout, ports, kubeconfig, lvstore),
         "csi-node-host": _csi_node_host(layout, kubeconfig),
     }
-    return {
-        name: dataclasses.replace(
-            daemon, configuration={**daemon.configuration, "http": f"127.0.0.1:{ports.http[name]}"}
-        )
-        for name, daemon in found.items()
-    }
+    return {name: {**found[name], "http": f"127.0.0.1:{ports.http[name]}"} for name in SCRIPTS}
 
 
 def _tls(layout: Layout, *, node: str, component: str) -> dict[str, str]:
@@ -139,18 +131,15 @@ def _tls(layout: Layout, *, node: str, component: str) -> dict[str, str]:
     return {"ca": str(files.ca), "certificate": str(files.certificate), "key": str(files.key)}
 
 
-def _cni_controller(network: Network, kubeconfig: Path) -> Daemon:
-    return Daemon(
-        "cni-controller",
-        {
-            "kubeconfig": str(kubeconfig),
-            "northbound": {"remotes": network.central.nb},
-            "leader_election": {"namespace": NAMESPACE},
-        },
-    )
+def _cni_controller(network: Network, kubeconfig: Path) -> Configuration:
+    return {
+        "kubeconfig": str(kubeconfig),
+        "northbound": {"remotes": network.central.nb},
+        "leader_election": {"namespace": NAMESPACE},
+    }
 
 
-def _cni_node(layout: Layout, ports: Ports, network: Network, kubeconfig: Path, node: str) -> Daemon:
+def _cni_node(layout: Layout, ports: Ports, network: Network, kubeconfig: Path, node: str) -> Configuration:
     mode = {DEFAULT_NODE: "default", HOST_NODE: "host", DPU_NODE: "dpu"}[node]
     configuration: dict[str, Any] = {
         "mode": mode,
@@ -171,84 +160,80 @@ def _cni_node(layout: Layout, ports: Ports, network: Network, kubeconfig: Path, 
     link: dict[str, Any] = {"tls": _tls(layout, node=node, component="cni-node")}
     if mode == "dpu":
         link |= {"listen": f"127.0.0.1:{ports.link}", "advertise": f"127.0.0.1:{ports.link}"}
-    return Daemon("cni-node", {**configuration, "link": link})
+    return {**configuration, "link": link}
 
 
-def _device_plugin(layout: Layout) -> Daemon:
-    return Daemon(
-        "sriov-device-plugin",
-        {
-            "plugins_directory": str(layout.kubelet(HOST_NODE) / "device-plugins"),
-            "pod_resources": "",
-            "device_info_directory": str(layout.run / "devinfo"),
-            "cdi_directory": str(layout.run / "cdi"),
-            "sysfs": str(layout.sysfs(HOST_NODE)),
-            "pools": [
-                {
-                    "name": "vf",
-                    "selectors": [{"vendors": ["15b3"], "devices": ["101e"]}],
-                    # The representors are in the DPU; a host sees none.
-                    "representor": False,
-                    "link": False,
-                }
-            ],
+def _device_plugin(layout: Layout) -> Configuration:
+    return {
+        "plugins_directory": str(layout.kubelet(HOST_NODE) / "device-plugins"),
+        "pod_resources": "",
+        "device_info_directory": str(layout.run / "devinfo"),
+        "cdi_directory": str(layout.run / "cdi"),
+        "sysfs": str(layout.sysfs(HOST_NODE)),
+        "pools": [
+            {
+                "name": "vf",
+                "selectors": [{"vendors": ["15b3"], "devices": ["101e"]}],
+                # The representors are in the DPU; a host sees none.
+                "representor": False,
+                "link": False,
+            }
+        ],
+    }
+
+
+def _opi_bridge(layout: Layout) -> Configuration:
+    return {
+        "socket": str(layout.opi_socket),
+        "spdk": f"unix:{layout.dpu_spdk_socket}",
+        "card": {
+            "kind": "spdk_vfiouser",
+            "directory": str(layout.functions),
+            "functions": [{"physical_function": 0, "virtual_functions": plan.STORAGE_FUNCTIONS}],
         },
-    )
+        # A lab's target is away for a moment only, and somebody is watching.
+        "timeouts": {"reconnect_delay": 1},
+    }
 
 
-def _opi_bridge(layout: Layout) -> Daemon:
-    return Daemon(
-        "opi-bridge",
-        {
-            "socket": str(layout.opi_socket),
-            "spdk": f"unix:{layout.dpu_spdk_socket}",
-            "card": {
-                "kind": "spdk_vfiouser",
-                "directory": str(layout.functions),
-                "functions": [{"physical_function": 0, "virtual_functions": plan.STORAGE_FUNCTIONS}],
-            },
-            # A lab's target is away for a moment only, and somebody is watching.
-            "timeouts": {"reconnect_delay": 1},
+def _volume_attacher(layout: Layout) -> Configuration:
+    return {
+        "socket": str(layout.attacher_socket),
+        "bridge": f"unix:{layout.opi_socket}",
+        "state_directory": str(layout.daemon_state("volume-attacher")),
+    }
+
+
+def _csi_controller(layout: Layout, ports: Ports, kubeconfig: Path, lvstore: str) -> Configuration:
+    return {
+        "socket": str(layout.csi_controller_socket),
+        "kubeconfig": str(kubeconfig),
+        "tls": _tls(layout, node="lab", component="csi-controller"),
+        "backends": {
+            "main": {
+                "kind": "spdk",
+                "pools": {
+                    "target": {
+                        "address": f"unix:{layout.target_socket}",
+                        "lvstore": lvstore,
+                        "portals": [{"transport": "tcp", "address": TARGET_ADDRESS, "port": ports.target}],
+                    }
+                },
+            }
         },
-    )
+    }
 
 
-def _csi_controller(layout: Layout, ports: Ports, kubeconfig: Path, lvstore: str) -> Daemon:
-    return Daemon(
-        "csi-controller",
-        {
-            "socket": str(layout.csi_controller_socket),
-            "kubeconfig": str(kubeconfig),
-            "tls": _tls(layout, node="lab", component="csi-controller"),
-            "backends": {
-                "main": {
-                    "kind": "spdk",
-                    "pools": {
-                        "target": {
-                            "address": f"unix:{layout.target_socket}",
-                            "lvstore": lvstore,
-                            "portals": [{"transport": "tcp", "address": TARGET_ADDRESS, "port": ports.target}],
-                        }
-                    },
-                }
-            },
-        },
-    )
-
-
-def _csi_node_host(layout: Layout, kubeconfig: Path) -> Daemon:
-    return Daemon(
-        "csi-node-host",
-        {
-            "socket": str(layout.csi_host_socket),
-            "node_name": HOST_NODE,
-            "kubeconfig": str(kubeconfig),
-            "sysfs_root": str(layout.sysfs(HOST_NODE)),
-            "dev_root": str(layout.devices),
-            "physical_functions": {"0": plan.STORAGE_PF},
-            "state_directory": str(layout.daemon_state("csi-node-host")),
-        },
-    )
+def _csi_node_host(layout: Layout, kubeconfig: Path) -> Configuration:
+    return {
+        "socket": str(layout.csi_host_socket),
+        "node_name": HOST_NODE,
+        "kubeconfig": str(kubeconfig),
+        "sysfs_root": str(layout.sysfs(HOST_NODE)),
+        "dev_root": str(layout.devices),
+        "physical_functions": {"0": plan.STORAGE_PF},
+        "state_directory": str(layout.daemon_state("csi-node-host")),
+    }
 
 
 def cluster_stand_ins(layout: Layout, *, kubeconfig: Path, disks: bool) -> dict[str, list[str | Path]]:

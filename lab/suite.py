@@ -126,8 +126,8 @@ class Suite:
             binary.with_name(binary.name + ".socket").write_text(str(layout.cni_socket(node)))
         if self.options.kubeconfig is None:
             configurations.write_kubeconfig(layout, ports, authority)
-        for name, daemon in self._daemons(ports).items():
-            (layout.config / f"{name}.yaml").write_text(yaml.safe_dump(daemon.configuration, sort_keys=False))
+        for name, configuration in self._daemons(ports).items():
+            (layout.config / f"{name}.yaml").write_text(yaml.safe_dump(configuration, sort_keys=False))
 
     async def _start_api_server(self, ports: configurations.Ports) -> None:
         if self.options.kubeconfig is not None:
@@ -156,11 +156,12 @@ class Suite:
 
     def start_spdk(self, name: str) -> ProcessRecord:
         socket_path = self.layout.target_socket if name == SPDK_TARGET else self.layout.dpu_spdk_socket
+        mode = "target" if name == SPDK_TARGET else "dpu"
         if self.options.spdk_tgt is None:
-            return self.start(name, [sys.executable, "-m", "lab.spdk", "--socket", socket_path])
-        mode = ["--interrupt-mode", "-s", "512", "-m", "0x1"] if name == SPDK_TARGET else ["-s", "640", "-m", "0x2"]
-        fixed = ["--disable-cpumask-locks", "--no-huge", "--iova-mode", "va", "--no-pci"]
-        return self.start(name, [self.options.spdk_tgt, "-r", socket_path, *mode, *fixed])
+            return self.start(name, [sys.executable, "-m", "lab.spdk", "--socket", socket_path, "--mode", mode])
+        mask = ["-m", "0x1", "--interrupt-mode"] if mode == "target" else ["-m", "0x2"]
+        fixed = ["-s", "1024", "--disable-cpumask-locks", "--no-huge", "--iova-mode", "va", "--no-pci"]
+        return self.start(name, [self.options.spdk_tgt, "-r", socket_path, *mask, *fixed])
 
     async def spdk_answers(self, name: str) -> None:
         """Wait until the instance answers a call."""
@@ -190,8 +191,8 @@ class Suite:
             "hardware",
             [sys.executable, "-m", "lab.hardware", "--run-dir", layout.run, "--prefix", layout.prefix],
         )
-        for name, daemon in configured.items():
-            self.start_daemon(name, daemon)
+        for name in configured:
+            self.start_daemon(name)
         helpers = configurations.cluster_stand_ins(
             layout, kubeconfig=self.kubeconfig, disks=self.options.spdk_tgt is None
         )
@@ -200,7 +201,7 @@ class Suite:
         await asyncio.gather(*(self.daemon_ready(name, ports.http[name]) for name in configured))
         return len(self._record.processes)
 
-    def _daemons(self, ports: configurations.Ports) -> dict[str, configurations.Daemon]:
+    def _daemons(self, ports: configurations.Ports) -> dict[str, configurations.Configuration]:
         if self.network is None:
             raise RuntimeError("the network is not up")
         return configurations.daemons(
@@ -209,8 +210,9 @@ class Suite:
 
     # -- processes ---------------------------------------------------------------------------------------------
 
-    def start_daemon(self, name: str, daemon: configurations.Daemon) -> ProcessRecord:
-        script = Path(sys.executable).parent / daemon.script
+    def start_daemon(self, name: str) -> ProcessRecord:
+        """Start one of ``configurations.DAEMONS`` from the configuration file that `up` wrote."""
+        script = Path(sys.executable).parent / configurations.SCRIPTS[name]
         return self.start(name, [script, "--config", self.layout.config / f"{name}.yaml"])
 
     def start(

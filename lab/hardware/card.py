@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import stat
+import uuid as uuid_module
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -175,7 +176,7 @@ class Card:
             pci=controller.pci,
             nsid=nsid,
             uuid=uuid,
-            nguid=str(event["nguid"]),
+            nguid=str(uuid_module.UUID(str(event["nguid"]))),  # sysfs prints it with dashes
             size=size,
             device=disk.device,
         )
