@@ -1,0 +1,198 @@
+"""What is there of each volume, read out of the bridge's state; pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from dpu_offload_stubs.card.v1 import card_pb2
+from volume_attacher import naming
+from volume_attacher.model import Phase, Place, Policy, Portal, Record, Remote, Specification
+
+
+@dataclass(frozen=True)
+class Way:
+    """A path as it stands; `ana` is optimized, non_optimized, inaccessible or empty."""
+
+    portal: Portal
+    nqn: str
+    state: str
+    connected: bool
+    ana: str = ""
+
+    @property
+    def usable(self) -> bool:
+        return self.connected and self.ana != "inaccessible"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The remote namespace on this DPU."""
+
+    volume: str
+    uuid: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A namespace before the host."""
+
+    nsid: int
+    uuid: str
+    volume: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects under one id: what an attachment is made of, as far as it is there."""
+
+    remote: bool = False
+    ways: tuple[Way, ...] = ()
+    disks: tuple[Disk, ...] = ()
+    encrypted: bool = False
+    limited: bool = False
+    subsystem: str = ""
+    namespaces: tuple[Shown, ...] = ()
+    places: tuple[Place, ...] = ()
+
+    def disk(self, uuid: str) -> Disk | None:
+        return next((disk for disk in self.disks if disk.uuid == uuid), None)
+
+    @property
+    def empty(self) -> bool:
+        return self == Parts()
+
+
+@dataclass(frozen=True)
+class Actual:
+    """The whole DPU; `functions` says of each place which subsystem is on it, "" for none."""
+
+    instance: str = ""
+    parts: Mapping[str, Parts] = field(default_factory=dict)
+    functions: Mapping[Place, str] = field(default_factory=dict)
+    hotplug: frozenset[tuple[int, int, int]] = frozenset()
+
+    def of(self, identifier: str) -> Parts:
+        return self.parts.get(identifier, Parts())
+
+
+def read(state: card_pb2.State) -> Actual:
+    """Objects of others are left out."""
+    found: dict[str, dict[str, object]] = {}
+
+    def of(name: str) -> dict[str, object] | None:
+        identifier = name.rpartition("/")[2]
+        return found.setdefault(identifier, {}) if naming.is_ours(identifier) else None
+
+    for remote in state.remote_controllers:
+        parts = of(remote.name)
+        if parts is not None:
+            parts["remote"] = True
+            parts["ways"] = tuple(_way(path) for path in remote.paths)
+            parts["disks"] = tuple(Disk(ns.volume, ns.uuid, ns.size_bytes) for ns in remote.namespaces)
+    for subsystem in state.subsystems:
+        parts = of(subsystem.name)
+        if parts is not None:
+            parts["subsystem"] = subsystem.nqn
+            parts["namespaces"] = tuple(Shown(ns.nsid, ns.uuid, ns.volume) for ns in subsystem.namespaces)
+            parts["places"] = tuple(place_of(function) for function in subsystem.functions)
+    for kind, names in (("encrypted", state.encrypted_volumes), ("limited", state.qos_volumes)):
+        for name in names:
+            parts = of(name)
+            if parts is not None:
+                parts[kind] = True
+    return Actual(
+        instance=state.instance,
+        parts={identifier: Parts(**parts) for identifier, parts in found.items()},  # type: ignore[arg-type]  # built above, field by field
+        functions={place_of(function): function.subsystem_nqn for function in state.functions},
+        hotplug=frozenset(place_of(function).key for function in state.functions if function.hotplug),
+    )
+
+
+def place_of(function: card_pb2.Function) -> Place:
+    return Place(
+        port=function.port,
+        pf=function.physical_function,
+        vf=function.virtual_function,
+        vuid=function.vuid,
+        pci_address=function.pci_address,
+    )
+
+
+def _way(path: card_pb2.RemotePath) -> Way:
+    return Way(
+        portal=Portal(path.transport, path.address, path.port or 1),
+        nqn=path.subsystem_nqn,
+        state=path.state,
+        connected=path.connected,
+        ana=path.ana_state,
+    )
+
+
+def subsystem_id(record: Record) -> str:
+    """The id of the subsystem that shows the record's volume."""
+    if record.shared:
+        return naming.shared_id(*record.place.key)
+    return naming.object_id(record.volume_id)
+
+
+def complete(record: Record, actual: Actual) -> bool:
+    """Whether the host sees the volume on its function; paths apart."""
+    mine = actual.of(naming.object_id(record.volume_id))
+    shown = actual.of(subsystem_id(record))
+    wanted = record.specification
+    return (
+        mine.disk(wanted.remote.uuid) is not None
+        and mine.encrypted == wanted.encrypted
+        and mine.limited == bool(wanted.limits)
+        and any(ns.nsid == record.nsid and ns.uuid == wanted.remote.uuid for ns in shown.namespaces)
+        and any(place.key == record.place.key for place in shown.places)
+    )
+
+
+def lacking_portals(record: Record, actual: Actual, addresses: Mapping[str, str]) -> list[Portal]:
+    """Portals of the record to which there is no path at all; `addresses` resolves names."""
+    there = {
+        (way.portal.transport, way.portal.address, way.portal.port)
+        for way in actual.of(naming.object_id(record.volume_id)).ways
+    }
+    return [
+        portal
+        for portal in record.specification.remote.portals
+        if (portal.transport, addresses.get(portal.address, portal.address), portal.port) not in there
+    ]
+
+
+def adoptable(identifier: str, parts: Parts) -> Record | None:
+    """A record for a volume that is attached though no record says so; None if it is not whole or not known whose.
+
+    Only an attachment with a function of its own tells enough by itself.
+    """
+    volume_id = naming.volume_of(identifier)
+    if volume_id is None or not parts.ways or len(parts.places) != 1 or len(parts.namespaces) != 1:
+        return None
+    shown = parts.namespaces[0]
+    if parts.encrypted or parts.limited or parts.disk(shown.uuid) is None:
+        return None
+    return Record(
+        specification=Specification(
+            volume_id=volume_id,
+            remote=Remote(
+                nqn=parts.ways[0].nqn,
+                portals=tuple(sorted({way.portal for way in parts.ways})),
+                uuid=shown.uuid,
+            ),
+            policy=Policy.STATIC,
+        ),
+        place=parts.places[0],
+        nsid=shown.nsid,
+        phase=Phase.ATTACHED,
+    )
+
+
+def strangers(actual: Actual, records: Iterable[Record]) -> list[str]:
+    """Ids of our objects which no record accounts for."""
+    known = set()
+    for record in records:
+        known.add(naming.object_id(record.volume_id))
+        known.add(subsystem_id(record))
+    return sorted(set(actual.parts) - known)

@@ -1,0 +1,370 @@
+"""Attaching and detaching volumes, each volume's work one after another, different volumes side by side."""
+
+import asyncio
+import logging
+from typing import Final
+
+from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
+from foundation.daemon import logs
+from foundation.daemon.backoff import Backoff
+from foundation.daemon.work import Joining, KeyedQueue
+from volume_attacher import actual as reading
+from volume_attacher import naming, views
+from volume_attacher.actual import Actual
+from volume_attacher.board import Board
+from volume_attacher.bridge import Bridge
+from volume_attacher.errors import BridgeAway, BridgeError, Exists, NoFunction, OtherSpecification
+from volume_attacher.functions import Nsids, choose, free
+from volume_attacher.model import Phase, Place, Policy, Record, Secrets, Specification
+from volume_attacher.records import Records
+from volume_attacher.steps import Attachment
+from volume_attacher.sweeping import sweep
+
+log: Final = logging.getLogger(__name__)
+_REMOTE_NSID: Final = 1
+_OTHER_PLACES: Final = 3
+# Long enough that work of its own never gives up on itself; each of its calls has a deadline.
+_UNBOUNDED: Final = 3600.0
+
+
+class Attacher:
+    """All work on this DPU. `shared_nqn` is a template with {port}, {pf} and {vf}."""
+
+    def __init__(self, bridge: Bridge, records: Records, *, shared_nqn: str, workers: int = 32) -> None:
+        self._bridge = bridge
+        self._records = records
+        self._shared_nqn = shared_nqn
+        self._secrets: dict[str, Secrets] = {}
+        self._actual: Actual | None = None
+        self._away = "the bridge was not asked yet"
+        self._nsids = Nsids()
+        self._work: Joining[str, pb.Attachment | None] = Joining(name="volume")
+        self._repairs: KeyedQueue[str] = KeyedQueue(
+            self._repair, workers=workers, backoff=Backoff(0.3, 15.0), name="repair"
+        )
+        self._sweeps: KeyedQueue[str] = KeyedQueue(self._sweep, workers=4, backoff=Backoff(1.0, 30.0), name="sweep")
+        self._look_again = asyncio.Event()
+        self._seen_instance = ""
+        self.board = Board()
+
+    # --- what callers want
+
+    async def attach(self, wanted: Specification, secrets: Secrets, *, deadline: float) -> pb.Attachment:
+        """Attach, or find attached. Raises AttacherError, Conflict, StillRunning."""
+        with logs.bound(volume=wanted.volume_id):
+            result = await self._work.run(
+                wanted.volume_id, _attaching(wanted), lambda: self._attach(wanted, secrets), deadline=deadline
+            )
+        if result is None:
+            raise BridgeAway(f"{wanted.volume_id} was detached meanwhile: try again")
+        return result
+
+    async def detach(self, volume_id: str, *, deadline: float) -> None:
+        """Detach; succeeds for a volume that is not there."""
+        with logs.bound(volume=volume_id):
+            await self._work.run(volume_id, "detach", lambda: self._detach(volume_id), deadline=deadline)
+
+    def attachments(self) -> list[pb.Attachment]:
+        """All, as last seen."""
+        return list(self.board.shown.values())
+
+    def inventory(self) -> tuple[list[Place], list[Place]]:
+        """All functions, and those a new attachment could get. Raises BridgeAway."""
+        actual = self._known()
+        return sorted(actual.functions), free(actual, self._records)
+
+    # --- attaching
+
+    async def _attach(self, wanted: Specification, secrets: Secrets) -> pb.Attachment:
+        record = self._records.get(wanted.volume_id)
+        if record is not None and record.phase is Phase.DETACHING:
+            await self._unwind(record)
+            record = None
+        if record is None:
+            return await self._attach_new(wanted, secrets)
+        if not record.specification.same(wanted):
+            raise OtherSpecification(
+                f"{wanted.volume_id} is attached with another {', '.join(record.specification.differences(wanted))}:"
+                " detach it first"
+            )
+        if secrets:
+            await self._renew_keys(record, secrets)
+        return await self._bring_back(record)
+
+    async def _attach_new(self, wanted: Specification, secrets: Secrets) -> pb.Attachment:
+        avoid: frozenset[tuple[int, int, int]] = frozenset()
+        if secrets:
+            self._secrets[wanted.volume_id] = secrets
+        for _ in range(_OTHER_PLACES):
+            record = await self._reserve(wanted, secrets, avoid)
+            attachment = self._steps(record)
+            try:
+                await attachment.do()
+            except BridgeError as error:
+                await self._give_up(record, attachment)
+                if isinstance(error, Exists):
+                    # Somebody else holds the function, unknown to us: look again and take another one.
+                    avoid |= {record.place.key}
+                    await self.refresh()
+                    continue
+                raise
+            record = self._set_phase(record, Phase.ATTACHED)
+            await self._records.settle(record.volume_id)
+            log.info("attached %s on %s", record.volume_id, record.place)
+            self.look_soon()
+            return self._fresh_view(record, attachment)
+        raise NoFunction(f"every function tried for {wanted.volume_id} turned out to be taken by others")
+
+    async def _reserve(self, wanted: Specification, secrets: Secrets, avoid: frozenset[tuple[int, int, int]]) -> Record:
+        """Choose the place and write the intent, in one go, so that no two volumes get one function."""
+        try:
+            place = choose(wanted.policy, self._known(), self._records, avoid=avoid)
+        except NoFunction:
+            await self.refresh()
+            place = choose(wanted.policy, self._known(), self._records, avoid=avoid)
+        nsid = _REMOTE_NSID
+        if wanted.policy is Policy.SHARED:
+            nsid = self._nsids.take(place, self._records, self._known())
+        record = Record(specification=wanted, place=place, nsid=nsid, phase=Phase.ATTACHING, secured=bool(secrets))
+        self._records.put(record)
+        self._show(record)
+        return record
+
+    async def _give_up(self, record: Record, attachment: Attachment) -> None:
+        """Undo a first attachment that failed; what cannot be undone now is left to the repairs."""
+        record = self._set_phase(record, Phase.DETACHING)
+        try:
+            await attachment.undo()
+        except BridgeError as error:
+            log.warning("%s could not be undone yet: %s", record.volume_id, error)
+            self._repairs.add(record.volume_id, delay=1.0)
+            return
+        self._forget(record.volume_id)
+
+    async def _bring_back(self, record: Record) -> pb.Attachment:
+        """Do what is lacking of an attachment that was there before."""
+        actual = await self.refresh() if self._actual is None or self._away else self._actual
+        attachment = self._steps(record)
+        if not reading.complete(record, actual):
+            actual = await self.refresh()
+            await attachment.do(actual)
+            actual = await self.refresh()
+            if not reading.complete(record, actual):
+                raise BridgeAway(f"{record.volume_id} is not whole yet: try again")
+            log.info("brought %s back on %s", record.volume_id, record.place)
+        if record.phase is not Phase.ATTACHED:
+            record = self._set_phase(record, Phase.ATTACHED)
+            await self._records.settle(record.volume_id)
+        return self._show(record)
+
+    async def _renew_keys(self, record: Record, secrets: Secrets) -> None:
+        before = self._secrets.get(record.volume_id)
+        self._secrets[record.volume_id] = secrets
+        connected = self._actual is not None and self._actual.of(naming.object_id(record.volume_id)).ways
+        if before not in (None, secrets) and connected and secrets.dhchap_key:
+            await self._bridge.set_keys(naming.object_id(record.volume_id), secrets)
+
+    # --- detaching
+
+    async def _detach(self, volume_id: str) -> None:
+        record = self._records.get(volume_id)
+        if record is not None:
+            await self._unwind(record)
+            return
+        identifier = naming.object_id(volume_id)
+        if self._actual is None or not self._actual.of(identifier).empty:
+            parts = (await self.refresh()).of(identifier)
+            if not parts.empty:
+                await sweep(self._bridge, identifier, parts)
+                self.look_soon()
+
+    async def _unwind(self, record: Record) -> None:
+        record = self._set_phase(record, Phase.DETACHING)
+        await self._steps(record).undo()
+        self._forget(record.volume_id)
+        await self._records.settle(record.volume_id)
+        log.info("detached %s from %s", record.volume_id, record.place)
+        self.look_soon()
+
+    def _forget(self, volume_id: str) -> None:
+        self._records.drop(volume_id)
+        self._secrets.pop(volume_id, None)
+        self._repairs.forget(volume_id)
+        self.board.remove(volume_id)
+
+    # --- keeping things as they should be
+
+    def look_soon(self) -> None:
+        self._look_again.set()
+
+    async def run(self) -> None:
+        """Repair what is not as recorded until cancelled; the queues run beside."""
+        await asyncio.gather(self._repairs.run(), self._sweeps.run(), self._look())
+
+    async def _look(self) -> None:
+        while True:
+            await self._look_again.wait()
+            # Changes come in bursts, and each look reads everything.
+            await asyncio.sleep(0.05)
+            self._look_again.clear()
+            try:
+                await self.compare()
+            except BridgeError as error:
+                self.went_away(str(error))
+
+    async def compare(self) -> None:
+        """Read the state and start a repair for whatever differs from the records. Raises BridgeError."""
+        actual = await self.refresh()
+        fresh = actual.instance != self._seen_instance
+        self._seen_instance = actual.instance
+        for record in self._records:
+            if self._work.running(record.volume_id):
+                continue
+            if not self._settled(record, actual):
+                if fresh or record.volume_id not in self._repairs.errors:
+                    self._repairs.add(record.volume_id)
+            else:
+                self._repairs.forget(record.volume_id)
+        for identifier in reading.strangers(actual, self._records):
+            self._take_stranger(identifier, actual)
+
+    def _settled(self, record: Record, actual: Actual) -> bool:
+        parts = actual.of(naming.object_id(record.volume_id))
+        return (
+            record.phase is Phase.ATTACHED
+            and reading.complete(record, actual)
+            and len(parts.ways) >= len(record.specification.remote.portals)
+        )
+
+    def _take_stranger(self, identifier: str, actual: Actual) -> None:
+        volume_id = naming.volume_of(identifier)
+        if volume_id is not None and self._work.running(volume_id):
+            return
+        record = reading.adoptable(identifier, actual.of(identifier))
+        if record is not None:
+            log.warning("found %s attached on %s with no record of it: adopted", record.volume_id, record.place)
+            self._records.put(record)
+            self._show(record)
+        elif volume_id is not None or actual.of(identifier).subsystem == "" or identifier.startswith("dpus-"):
+            self._sweeps.add(identifier)
+        else:
+            log.warning("%s is ours but its volume is not known: left alone until it is attached again", identifier)
+
+    async def _sweep(self, identifier: str) -> None:
+        parts = (await self.refresh()).of(identifier)
+        if identifier in reading.strangers(self._known(), self._records) and not parts.empty:
+            await sweep(self._bridge, identifier, parts)
+            self.look_soon()
+
+    async def _repair(self, volume_id: str) -> None:
+        record = self._records.get(volume_id)
+        if record is None:
+            return
+        with logs.bound(volume=volume_id):
+            if record.phase is Phase.DETACHING:
+                await self.detach(volume_id, deadline=_UNBOUNDED)
+                return
+            await self._work.run(
+                volume_id, _attaching(record.specification), lambda: self._repair_now(volume_id), deadline=_UNBOUNDED
+            )
+
+    async def _repair_now(self, volume_id: str) -> pb.Attachment | None:
+        record = self._records.get(volume_id)
+        if record is None:
+            return None
+        try:
+            result = await self._bring_back(record)
+            attachment = self._steps(record)
+            await attachment.add_paths(self._known())
+        except BridgeError as error:
+            self._show(record, error=str(error))
+            raise
+        self.look_soon()
+        return result
+
+    # --- what is known
+
+    async def refresh(self) -> Actual:
+        """Read the bridge's state and show what it means. Raises BridgeError."""
+        self._actual = reading.read(await self._bridge.state())
+        self._away = ""
+        for record in self._records:
+            self._show(record)
+        return self._actual
+
+    def went_away(self, reason: str, *, card: bool = False) -> None:
+        """Note that nothing can be known at present; with `card`, that all on the card's process is lost."""
+        if card:
+            self._actual = Actual()
+        if self._away != reason:
+            log.warning("the bridge cannot be asked: %s", reason)
+        self._away = reason
+        for record in self._records:
+            self._show(record)
+
+    def _known(self) -> Actual:
+        if self._actual is None or self._away:
+            raise BridgeAway(f"the card's bridge does not answer: {self._away}")
+        return self._actual
+
+    def _steps(self, record: Record) -> Attachment:
+        alone = not any(
+            other.place.key == record.place.key and other.volume_id != record.volume_id for other in self._records
+        )
+        return Attachment(
+            self._bridge,
+            record,
+            secrets=self._secrets.get(record.volume_id),
+            shared_nqn=self._nqn_of(record),
+            alone=alone,
+        )
+
+    def _nqn_of(self, record: Record) -> str:
+        place = record.place
+        return self._shared_nqn.format(port=place.port, pf=place.pf, vf=place.vf)
+
+    def _set_phase(self, record: Record, phase: Phase) -> Record:
+        changed = Record(
+            specification=record.specification,
+            place=record.place,
+            nsid=record.nsid,
+            phase=phase,
+            secured=record.secured,
+        )
+        self._records.put(changed)
+        self._show(changed)
+        return changed
+
+    def _show(self, record: Record, *, error: str = "") -> pb.Attachment:
+        failed = self._repairs.errors.get(record.volume_id)
+        shown = views.attachment(
+            record,
+            self._actual or Actual(),
+            shared_nqn=self._nqn_of(record),
+            error=error or self._away or (str(failed) if failed is not None else ""),
+            working=self._work.running(record.volume_id),
+        )
+        self.board.publish(shown)
+        return shown
+
+    def _fresh_view(self, record: Record, attachment: Attachment) -> pb.Attachment:
+        """As `_show` after the next look will have it, without waiting for that."""
+        result = views.attachment(
+            record, self._actual or Actual(), shared_nqn=self._nqn_of(record), size=attachment.size
+        )
+        result.state, result.reason = pb.ATTACHMENT_STATE_ATTACHED, ""
+        if not result.paths:
+            result.paths.extend(
+                pb.PathState(path=views.path(portal), connected=portal not in attachment.unopened)
+                for portal in record.specification.remote.portals
+            )
+        if attachment.unopened:
+            result.state = pb.ATTACHMENT_STATE_DEGRADED
+            result.reason = f"no path over {', '.join(str(portal) for portal in attachment.unopened)}"
+        self.board.publish(result)
+        return result
+
+
+def _attaching(wanted: Specification) -> tuple[str, str]:
+    """Equal for calls that may share one piece of work."""
+    return "attach", repr(sorted(wanted.plain().items()))

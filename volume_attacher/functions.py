@@ -1,0 +1,68 @@
+"""Which function a volume gets; pure.
+
+A function of its own for a volume: the lowest free one of the wanted kind. The shared controller: the lowest function
+that carries it already, or else a free one; its NSIDs are handed out upwards and not used again before the host has let
+go, since a host which finds another volume under an NSID it still holds shows neither.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from volume_attacher.actual import Actual
+from volume_attacher.errors import NoFunction
+from volume_attacher.model import Place, Policy, Record
+from volume_attacher.naming import shared_id
+
+# SPDK's default of 32 namespaces a subsystem is far below what one host may want.
+SHARED_NAMESPACES: Final = 1024
+
+
+def choose(
+    policy: Policy, actual: Actual, records: Iterable[Record], *, avoid: frozenset[tuple[int, int, int]]
+) -> Place:
+    """The function for a new attachment; `avoid` are places found taken meanwhile. Raises NoFunction."""
+    every = list(records)
+    taken = {record.place.key for record in every} | avoid
+    shared = sorted({record.place for record in every if record.shared})
+    if policy is Policy.SHARED and shared:
+        return shared[0]
+    for place in sorted(actual.functions):
+        if place.key in taken or actual.functions[place]:
+            continue
+        if (place.key in actual.hotplug) == (policy is Policy.HOTPLUG):
+            return place
+    kind = "hot-plug" if policy is Policy.HOTPLUG else "static"
+    raise NoFunction(
+        f"no free {kind} function: the card has {len(actual.functions)}, {len(every)} are reserved for attachments;"
+        " detach a volume or configure more functions"
+    )
+
+
+def free(actual: Actual, records: Iterable[Record]) -> list[Place]:
+    """The functions which a new attachment could still get."""
+    taken = {record.place.key for record in records}
+    return [place for place, user in sorted(actual.functions.items()) if not user and place.key not in taken]
+
+
+class Nsids:
+    """NSIDs of shared controllers, each used once until the host has let go of all."""
+
+    def __init__(self) -> None:
+        self._next: dict[tuple[int, int, int], int] = {}
+
+    def take(self, place: Place, records: Iterable[Record], actual: Actual) -> int:
+        """The next NSID on the controller at `place`. Raises NoFunction when all were used."""
+        mine = [record.nsid for record in records if record.shared and record.place.key == place.key]
+        there = [shown.nsid for shown in actual.of(shared_id(*place.key)).namespaces]
+        if not mine and not there:
+            # The controller itself is gone, and with it all that the host knew of it.
+            self._next[place.key] = 1
+        highest = max([0, *mine, *there])
+        nsid = max(self._next.get(place.key, 1), highest + 1)
+        if nsid > SHARED_NAMESPACES:
+            raise NoFunction(f"the shared controller on {place} has used all of its {SHARED_NAMESPACES} NSIDs")
+        self._next[place.key] = nsid + 1
+        return nsid
+
+    def used(self) -> Mapping[tuple[int, int, int], int]:
+        return self._next
