@@ -63,7 +63,10 @@ class Registry:
                     + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(available))}")
                 )
             kind = available[kind_name]
-            opened[name] = kind.open(name, _section(name, section, kind))
+            try:
+                opened[name] = kind.open(name, _section(name, section, kind))
+            except ValueError as error:
+                raise BadSection(error if isinstance(error, BadSection) else f"backends.{name}: {error}") from error
             chosen[name] = kind
         if not opened:
             raise BadSection("backends: at least one storage backend must be configured")

@@ -49,9 +49,13 @@ class SpdkBackend:
         self._exports: dict[str, Exports] = {}
         self._pools: dict[str, Pool] = {}
         self._keyrings: dict[str, Keyring] = {}
+        if not config.pools:
+            raise ValueError("pools: at least one pool is needed")
         for pool_name, pool in config.pools.items():
             if not names.POOL.fullmatch(pool_name):
-                raise ValueError(f"backends.{name}.pools.{pool_name}: use a-z, 0-9 and -, a letter first, at most 31")
+                raise ValueError(f"pools.{pool_name}: a pool's name is 1 to 31 of a-z, 0-9 and -, a letter first")
+            if not pool.portals:
+                raise ValueError(f"pools.{pool_name}.portals: at least one address for the DPUs is needed")
             target = self._targets.setdefault(pool.address, Target(pool.address, seconds=config.call_seconds))
             self._exports.setdefault(pool.address, Exports(target))
             self._pools[pool_name] = Pool(pool_name, pool, target)

@@ -1,0 +1,1 @@
+"""The conformance suite of storage backends: `pytest --pyargs csi.framework.conformance --backend-section FILE`."""

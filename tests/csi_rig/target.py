@@ -1,0 +1,85 @@
+"""An SPDK storage target for tests: the lab's stand-in as a process, over a sparse file with one lvol store."""
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from foundation.spdk.client import SpdkClient
+from foundation.spdk.errors import SpdkError
+
+LVSTORE = "lvs0"
+PORT = 4420
+
+
+class Target:
+    """`spdk_tgt` is another program's path in place of the stand-in."""
+
+    def __init__(self, directory: Path, *, size: int = 4 << 30, beat_ms: float = 0.5) -> None:
+        self.socket = directory / "target.sock"
+        self.file = directory / "disk.img"
+        self._size = size
+        self._beat_ms = beat_ms
+        self._log = directory / "target.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self.socket}"
+
+    async def start(self) -> None:
+        """Returns when the lvol store is there, as after the storage node's own set-up."""
+        self._spawn()
+        fresh = not self.file.exists()
+        if fresh:
+            with self.file.open("wb") as file:
+                file.truncate(self._size)
+        async with SpdkClient(self.address) as client:
+            await client.connect(deadline=20)
+            await client.call("bdev_aio_create", {"name": "aio0", "filename": str(self.file), "block_size": 4096})
+            if fresh:
+                await client.call(
+                    "bdev_lvol_create_lvstore",
+                    {"bdev_name": "aio0", "lvs_name": LVSTORE, "cluster_sz": 1 << 20, "clear_method": "none"},
+                )
+
+    def _spawn(self) -> None:
+        with self._log.open("ab") as log:
+            arguments = ["-r", str(self.socket), "--beat-ms", str(self._beat_ms), "--mode", "target"]
+            self._process = subprocess.Popen([sys.executable, "-m", "lab.spdk", *arguments], stdout=log, stderr=log)
+
+    async def stop(self, number: int = signal.SIGTERM) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        await asyncio.to_thread(process.wait, 10)
+
+    async def restart(self) -> None:
+        """As after a crash: data stays, everything else is lost."""
+        await self.stop(signal.SIGKILL)
+        await self.start()
+
+    async def empty(self) -> None:
+        """Back to a bare lvol store, so that one process serves many tests."""
+        async with SpdkClient(self.address) as client:
+            for subsystem in await client.call("nvmf_get_subsystems"):
+                if subsystem["subtype"] != "Discovery":
+                    await client.call("nvmf_delete_subsystem", {"nqn": subsystem["nqn"]})
+            for _ in range(8):
+                lvols = await client.call("bdev_lvol_get_lvols")
+                if not lvols:
+                    return
+                for lvol in reversed(lvols):
+                    with contextlib.suppress(SpdkError):
+                        await client.call("bdev_lvol_delete", {"name": lvol["uuid"]})
+        raise AssertionError(f"the target keeps {lvols}")
+
+
+def section(target: Target, **more: object) -> dict[str, object]:
+    """A backend section over it."""
+    portals = [{"transport": "tcp", "address": "127.0.0.1", "port": PORT}]
+    pool = {"address": target.address, "lvstore": LVSTORE, "portals": portals, **more}
+    return {"kind": "spdk", "pools": {"p0": pool}}
