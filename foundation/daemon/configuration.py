@@ -71,7 +71,7 @@ def load(kind: type[T], *, name: str, argv: Sequence[str], environ: Mapping[str,
             key = tuple(variable.removeprefix(prefix).lower().split("__"))
             tree.set(key, environ[variable], origin=f"environment variable {variable}")
     for key, value in flags.settings:
-        tree.set(key, value, origin=f"--set {'.'.join(key)}")
+        tree.set(key, value, origin="--set")
     config: T = tree.convert(name)
     if flags.print_config:
         _print(yaml.safe_dump(schema.shown(config), sort_keys=False, allow_unicode=True))
@@ -121,6 +121,8 @@ class _Flags:
                     if not assigned or not key:
                         raise ConfigurationError(f"--set {key}: expected field.subfield=value")
                     self.settings.append((tuple(key.split(".")), value))
+            elif given and flag in ("--help", "--version", "--print-config"):
+                raise ConfigurationError(f"{flag} takes no value; see {name} --help")
             else:
                 known = ("--config", "--set", "--print-config", "--help", "--version")
                 raise ConfigurationError(f"unknown argument {flag}{nearest(flag, known)}; see {name} --help")

@@ -14,7 +14,8 @@ import grpc.aio
 
 from foundation.daemon import logs, metrics
 from foundation.daemon.interceptors import REQUEST_ID
-from foundation.daemon.tls import TlsFiles, WatchedFiles, channel_credentials
+from foundation.daemon.renewing import RenewingChannel
+from foundation.daemon.tls import Material, TlsFiles, WatchedFiles, channel_credentials
 
 _log = logging.getLogger(__name__)
 _SECONDS = metrics.histogram("grpc_client_seconds", "Time in which calls ended.", ("service", "method", "code"))
@@ -64,8 +65,12 @@ def dial(
     ]
     if server_name:
         options += [("grpc.ssl_target_name_override", server_name), ("grpc.default_authority", server_name)]
-    credentials = channel_credentials(WatchedFiles(tls).material)
-    return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+
+    def make(material: Material) -> grpc.aio.Channel:
+        credentials = channel_credentials(material)
+        return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+
+    return RenewingChannel(WatchedFiles(tls), make)
 
 
 def _interceptors(name: str, deadline: float) -> list[grpc.aio.ClientInterceptor]:

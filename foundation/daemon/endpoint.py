@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from foundation.daemon import metrics
+from foundation.daemon import logs, metrics
 from foundation.daemon.health import Health
 from foundation.daemon.sockets import bind_unix
 
@@ -109,7 +109,10 @@ class Endpoint:
         if path == "/healthz":
             # The event loop wrote this, so it runs; a probe's own time-out finds the loop that does not.
             return "200 OK", _JSON, b'{"live":true}\n'
-        checks = {name: {"ok": check.ok, "reason": check.reason} for name, check in sorted(self._health.checks.items())}
+        checks = {
+            name: {"ok": check.ok, "reason": logs.redact(check.reason)}
+            for name, check in sorted(self._health.checks.items())
+        }
         ready = self._health.ready
         status = "200 OK" if ready else "503 Service Unavailable"
         return status, _JSON, msgspec.json.encode({"ready": ready, "checks": checks}) + b"\n"

@@ -80,14 +80,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self, method: str, deadline: float | None, behaviour: Callable[..., Any], request: Any, context: Context
     ) -> Any:
         short = method.rpartition("/")[2]
-        fields: dict[str, object] = {"request": _request_id(context), "method": method}
+        fields: dict[str, object] = {"request": _request_id(context), "method": method, "peer": context.peer()}
         code, details = grpc.StatusCode.OK, ""
         error: BaseException | None = None
         started = time.perf_counter()
         running = _RUNNING.labels(service=self._service, method=short)
         running.inc()
         try:
-            with logs.bound(**fields):
+            with logs.bound(request=fields["request"], method=method):
                 refusal = self._refusal(context)
                 if refusal:
                     code, details = grpc.StatusCode.PERMISSION_DENIED, refusal
@@ -110,7 +110,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if code is grpc.StatusCode.OK:
                 code = _code_set(context)
             _SECONDS.labels(service=self._service, method=short, code=code.name).observe(seconds)
-            self._record(short, code, details, error, {**fields, "peer": context.peer(), "seconds": round(seconds, 4)})
+            self._record(short, code, details, error, {**fields, "seconds": round(seconds, 4)})
         if isinstance(error, grpc.aio.AbortError):
             raise error
         return await context.abort(code, logs.redact(details))

@@ -8,10 +8,14 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from foundation.daemon import logs
+from foundation.daemon import logs, metrics
 from foundation.daemon.backoff import Backoff
 
 _log = logging.getLogger(__name__)
+
+_HANDLED = metrics.counter("queue_handled", "Calls of a queue's handler.", ("queue", "outcome"))
+_WAITING = metrics.gauge("queue_waiting", "Keys that are ready but not yet handled.", ("queue",))
+_FAILING = metrics.gauge("queue_failing", "Keys whose last call failed.", ("queue",))
 
 K = TypeVar("K", bound=Hashable)
 
@@ -25,6 +29,8 @@ class KeyedQueue(Generic[K]):
       succeeds.
       Adding the key anew ends its wait (something has changed), but its count of failures stands until a success.
     - `deadline` (seconds), if given, bounds each call; running over it counts as a failure.
+
+    `name` stands for it in logs and metrics.
     """
 
     def __init__(
@@ -43,6 +49,8 @@ class KeyedQueue(Generic[K]):
         self._backoff = backoff or Backoff()
         self._deadline = deadline
         self._name = name or getattr(handler, "__qualname__", "queue")
+        self._waiting = _WAITING.labels(queue=self._name)
+        self._failing = _FAILING.labels(queue=self._name)
         self._ready: dict[K, None] = {}
         self._running: set[K] = set()
         self._again: set[K] = set()
@@ -76,6 +84,7 @@ class KeyedQueue(Generic[K]):
             self._again.add(key)
         elif key not in self._ready:
             self._ready[key] = None
+            self._waiting.set(len(self._ready))
             self._idle.clear()
             self._wake.release()
 
@@ -86,7 +95,10 @@ class KeyedQueue(Generic[K]):
         self._failures.pop(key, None)
         self._errors.pop(key, None)
         # Its place in the semaphore stays; the worker that takes it finds nothing and goes on.
-        if self._ready.pop(key, self) is None and not self._running and not self._ready:
+        self._ready.pop(key, None)
+        self._waiting.set(len(self._ready))
+        self._failing.set(len(self._errors))
+        if not self._running and not self._ready:
             self._idle.set()
 
     async def run(self) -> None:
@@ -123,6 +135,7 @@ class KeyedQueue(Generic[K]):
                 continue
             key = next(iter(self._ready))
             del self._ready[key]
+            self._waiting.set(len(self._ready))
             self._running.add(key)
             try:
                 await self._handle(key)
@@ -150,10 +163,16 @@ class KeyedQueue(Generic[K]):
         else:
             self._failures.pop(key, None)
             self._errors.pop(key, None)
+            self._count("ok")
+
+    def _count(self, outcome: str) -> None:
+        _HANDLED.labels(queue=self._name, outcome=outcome).inc()
+        self._failing.set(len(self._errors))
 
     def _failed(self, key: K, error: BaseException) -> None:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         self._errors[key] = error
+        self._count("error")
         delay = self._backoff.delay(failures)
         if key not in self._again:
             self._schedule(key, delay)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import contextvars
+import json
 import logging
 import re
 import sys
@@ -109,7 +110,10 @@ def _clean(value: object, name: str = "") -> object:
         return {redact(str(key)): _clean(item, str(key)) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_clean(item) for item in value]
-    return redact(str(value))
+    try:
+        return redact(str(value))
+    except Exception:
+        return f"({type(value).__name__} that cannot be shown)"
 
 
 @contextlib.contextmanager
@@ -130,7 +134,7 @@ def context() -> Mapping[str, object]:
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except (TypeError, ValueError, KeyError):
+    except Exception:
         # A line whose arguments do not fit is a slip; losing the line would be another.
         return f"{record.msg} (its arguments do not fit)"
 
@@ -157,7 +161,11 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = redact(self.formatException(record.exc_info))
         if record.stack_info:
             line["stack"] = redact(self.formatStack(record.stack_info))
-        return msgspec.json.encode(line).decode("utf-8", "replace")
+        try:
+            return msgspec.json.encode(line).decode()
+        except (UnicodeEncodeError, OverflowError):
+            # File names that are no UTF-8, integers over 64 bits: the slower encoder takes them.
+            return json.dumps(line)
 
 
 def configure(

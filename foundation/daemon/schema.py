@@ -102,13 +102,13 @@ def scalar(kind: Any, text: str) -> Any:
 
 _AT = re.compile(r"^(?P<message>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
 _NAMES = {
-    "`str`": "text",
-    "`int`": "a whole number",
-    "`float`": "a number",
-    "`bool`": "true or false",
-    "`null`": "nothing",
-    "`object`": "a mapping",
-    "`array`": "a list",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nothing",
+    "object": "a mapping",
+    "array": "a list",
 }
 
 
@@ -123,9 +123,12 @@ def located(text: str, kind: Any) -> tuple[str, tuple[str, ...]]:
         return "is required and has no default", (*key, missing[1])
     if choice := re.fullmatch(r"Invalid enum value (.*)", message):
         return f"is {choice[1]}, expected one of {_choices(at(kind, key)) or 'its known values'}", key
-    for name, plain in _NAMES.items():
-        message = message.replace(name, plain)
+    message = re.sub(r"`([^`]*)`", _plainly, message)
     return message[:1].lower() + message[1:], key
+
+
+def _plainly(types: re.Match[str]) -> str:
+    return " or ".join(_NAMES.get(name, name) for name in types[1].split(" | "))
 
 
 def _choices(kind: Any) -> str:
