@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from cni.device_plugin import cdi, environment
 from cni.device_plugin.candidates import Device, is_vfio
 from cni.device_plugin.config import Pool
@@ -15,11 +17,14 @@ from cni.device_plugin.health import suits
 from cni.device_plugin.nodes import DeviceNodes, Node
 from dpu_offload_stubs.kubelet.deviceplugin.v1beta1 import api_pb2
 from foundation.pci import PciFunction, Sysfs
-from foundation.pci.errors import NoSuchDevice, NotVirtualFunction
 
 
 class Allocator:
-    """Blocking work for one container at a time: a few reads of sysfs, small files for Multus and for CDI."""
+    """What one container asks for, answered from the machine as it is now.
+
+    `allocate` follows two links and replaces a small file of a memory file system for each device: less than handing
+    it to a thread would cost. `reset`, `tidy`, and `allocate` for a pool with CDI block for longer.
+    """
 
     def __init__(self, sysfs: Sysfs, *, devfs: Path, device_info: DeviceInfoFiles | None, cdi_directory: Path) -> None:
         self._sysfs = sysfs
@@ -88,17 +93,17 @@ class Allocator:
                 self._device_info.keep_only(resource, {device.id for device in present})
 
     def _current(self, device: Device, pool: Pool) -> PciFunction:
-        """The function as it is now; events may be on their way."""
-        try:
-            function = self._sysfs.function(device.id, vpd=False)
-        except (NoSuchDevice, NotVirtualFunction) as error:
-            raise UnknownDevice(f"{device.resource}: {device.id} has vanished from this node: {error}") from error
-        if not suits(function.driver, pool.use):
+        """The function with driver and IOMMU group as they are now: events may be on their way."""
+        path = self._sysfs.path(device.id)
+        if not path.exists():
+            raise UnknownDevice(f"{device.resource}: {device.id} has vanished from this node; {path} is not there")
+        driver, group = _target(path / "driver"), _target(path / "iommu_group")
+        if not suits(driver, pool.use):
             raise UnhealthyDevice(
-                f"{device.resource}: {device.id} is bound to {function.driver or 'no driver'} since a moment ago, "
+                f"{device.resource}: {device.id} is bound to {driver or 'no driver'} since a moment ago, "
                 f"which pool {pool.name} cannot use"
             )
-        return function
+        return msgspec.structs.replace(device.candidate.function, driver=driver, iommu_group=int(group or -1))
 
     def _name_by_cdi(
         self,
@@ -119,6 +124,13 @@ class Allocator:
         cdi.write(self._cdi_directory, resource, known)
         for device_id in nodes:
             answer.cdi_devices.add(name=cdi.qualified(resource, device_id))
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.path.basename(os.readlink(link))
+    except OSError:
+        return ""
 
 
 def _known(resource: str, devices: Mapping[str, Device], device: str) -> Device:

@@ -112,7 +112,10 @@ class ResourceServer(api_pb2_grpc.DevicePluginServicer):
         answer = api_pb2.AllocateResponse()
         for container in request.container_requests:
             wanted = list(container.devices_ids)
-            allocated = await asyncio.to_thread(self._allocator.allocate, self.resource, self.pool, devices, wanted)
+            if self.pool.cdi:
+                allocated = await asyncio.to_thread(self._allocator.allocate, self.resource, self.pool, devices, wanted)
+            else:
+                allocated = self._allocator.allocate(self.resource, self.pool, devices, wanted)
             log.info("allocated", extra={"resource": self.resource, "devices": wanted})
             answer.container_responses.append(allocated)
         return answer
