@@ -76,6 +76,7 @@ class PodStatus(Model, frozen=True):
 
     phase: str = ""
     reason: str = ""
+    message: str = ""
     host_ip: str = msgspec.field(name="hostIP", default="")
     pod_ip: str = msgspec.field(name="podIP", default="")
     pod_ips: tuple[PodIP, ...] | None = msgspec.field(name="podIPs", default=None)
@@ -121,6 +122,7 @@ class NodeStatus(Model, frozen=True):
     conditions: tuple[Condition, ...] | None = None
     capacity: Mapping[str, Quantity] | None = None
     allocatable: Mapping[str, Quantity] | None = None
+    volumes_in_use: tuple[str, ...] | None = None
 
 
 class Node(KubernetesObject, frozen=True):
@@ -306,6 +308,10 @@ class PersistentVolumeClaim(KubernetesObject, frozen=True):
 
     spec: PersistentVolumeClaimSpec = PersistentVolumeClaimSpec()
     status: PersistentVolumeClaimStatus = PersistentVolumeClaimStatus()
+
+
+class ServiceAccount(KubernetesObject, frozen=True):
+    """An identity for pods; only its metadata is used."""
 
 
 class Secret(KubernetesObject, frozen=True):
