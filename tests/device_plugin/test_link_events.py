@@ -45,9 +45,9 @@ def test_names_of_a_datagram(datagram: bytes, expected: list[str]) -> None:
 
 
 @pytest.fixture
-def dummy() -> Iterator[str]:
+def link() -> Iterator[str]:
     name = f"dp{os.getpid()}"
-    subprocess.run(["ip", "link", "add", name, "type", "dummy"], check=True)
+    subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}p"], check=True)
     yield name
     subprocess.run(["ip", "link", "del", name], check=False)
 
@@ -58,17 +58,17 @@ async def ip(*arguments: str) -> None:
 
 
 @pytest.mark.root
-async def test_a_real_device_goes_up(dummy: str) -> None:
+async def test_a_real_device_goes_up(link: str) -> None:
     seen = asyncio.Event()
-    with LinkEvents(lambda name: seen.set() if name == dummy else None):
-        await ip("link", "set", dummy, "up")
+    with LinkEvents(lambda name: seen.set() if name == link else None):
+        await ip("link", "set", link, "up")
         await asyncio.wait_for(seen.wait(), 5)
 
 
 @pytest.mark.root
-async def test_a_pf_without_link_takes_its_vfs_back(machine: Any, kubelet: Any, dummy: str) -> None:
+async def test_a_pf_without_link_takes_its_vfs_back(machine: Any, kubelet: Any, link: str) -> None:
     machine.pf(PF, vfs=[VF0], vendor="8086", device="1889", driver="iavf")
-    machine.netdev(dummy, PF)
+    machine.netdev(link, PF)
     config = DevicePluginConfig(
         pools=(Pool(name="vf", selectors=(Selector(),)),),
         plugins_directory=str(kubelet.directory),
@@ -78,9 +78,9 @@ async def test_a_pf_without_link_takes_its_vfs_back(machine: Any, kubelet: Any, 
     async with Daemon("sriov-device-plugin") as daemon:
         await start(config, daemon)
         await kubelet.until(VF, {VF0: "Healthy"})
-        machine.set_operstate(dummy, "down")
-        await ip("link", "set", dummy, "up")  # any announcement: what counts is what sysfs then says
+        machine.set_operstate(link, "down")
+        await ip("link", "set", link, "up")  # any announcement: what counts is what sysfs then says
         await kubelet.until(VF, {VF0: "Unhealthy"})
-        machine.set_operstate(dummy, "up")
-        await ip("link", "set", dummy, "down")
+        machine.set_operstate(link, "up")
+        await ip("link", "set", link, "down")
         await kubelet.until(VF, {VF0: "Healthy"})
