@@ -46,7 +46,7 @@ class Volumes:
         reference = source.controller_publish_secret_ref
         if reference is None:
             raise InvalidArgument(
-                f"PersistentVolume {volume.metadata.name} needs keys, but no controllerPublishSecretRef says where they are"
+                f"PersistentVolume {volume.metadata.name} needs keys, but has no controllerPublishSecretRef"
             )
         secret = await self._kube.get(SECRETS, reference.name, reference.namespace)
         values = {key: value.decode() for key, value in (secret.data or {}).items()}
