@@ -232,13 +232,13 @@ class _Tree:
         for value in schema.secrets(self._kind, self._values):
             logs.secret(value)
         try:
-            config = msgspec.convert(self._values, self._kind)
+            config = msgspec.convert(self._values, self._kind, dec_hook=schema.decode_path)
         except msgspec.ValidationError as error:
             message, key = schema.located(str(error), self._kind)
             origin = self._origin(key) or f"{name} configuration"
             where = f" {'.'.join(key)}" if key else ""
             raise ConfigurationError(logs.redact(f"{origin}:{where} {message}")) from None
-        for value in schema.secrets(self._kind, msgspec.to_builtins(config)):
+        for value in schema.secrets(self._kind, msgspec.to_builtins(config, enc_hook=schema.encode_path)):
             logs.secret(value)
         return config
 

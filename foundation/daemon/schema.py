@@ -10,6 +10,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import msgspec
@@ -94,10 +95,24 @@ def scalar(kind: Any, text: str) -> Any:
     """
     for candidate in (kind, _bare(kind)):
         try:
-            return msgspec.convert(text, candidate, strict=False)
+            return msgspec.convert(text, candidate, strict=False, dec_hook=decode_path)
         except msgspec.ValidationError:
             continue
     return text
+
+
+def decode_path(kind: type, value: Any) -> Any:
+    """msgspec's hook for what it does not know: a `Path` is text."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise msgspec.ValidationError(f"expected {kind.__name__}, got {type(value).__name__}")
+
+
+def encode_path(value: Any) -> Any:
+    """The way back."""
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"a setting of type {type(value).__name__} cannot be shown")
 
 
 _AT = re.compile(r"^(?P<message>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
