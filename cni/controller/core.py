@@ -9,8 +9,10 @@ from typing import Any
 from cni.controller.config import ClusterConfig
 from cni.controller.engine import Engine
 from cni.controller.errors import Refused
+from cni.controller.model import namespace as namespace_model
 from cni.controller.model import node as node_model
 from cni.controller.model import pod as pod_model
+from cni.controller.model import policy as policy_model
 from cni.controller.rows import Owner
 from cni.controller.rows.tables import identify
 from cni.controller.translate.names import CLUSTER
@@ -18,7 +20,7 @@ from cni.controller.translate.pod import DEFAULT
 from cni.controller.translators import Annotate, Translators
 from cni.controller.world import World
 from cni.controller.writer.committer import Committer
-from foundation.kube.resources import NODES, PODS, Resource
+from foundation.kube.resources import NAMESPACES, NETWORK_POLICIES, NODES, PODS, Resource
 from foundation.ovsdb import OvsdbSession, TransactionFailed
 
 Put = Callable[[str, Any], Iterable[Owner]]
@@ -35,6 +37,8 @@ class Core:
     # The order in which first lists are taken in: what others refer to comes first.
     SOURCES: tuple[tuple[str, Resource[Any], Parse], ...] = (
         ("node", NODES, node_model.parse),
+        ("namespace", NAMESPACES, namespace_model.parse),
+        ("networkpolicy", NETWORK_POLICIES, policy_model.parse),
         ("pod", PODS, pod_model.parse),
     )
 
@@ -51,12 +55,23 @@ class Core:
         self.world = World(on_change=lambda token: self.engine.wake(token))
         translators = Translators(self.world, mtu=cluster.mtu, annotate=annotate)
         self.engine = Engine(self.committer, translators.table(), on_problem=on_problem)
-        self._puts: dict[str, Put] = {"node": self.world.put_node, "pod": self.world.put_pod}
+        self._puts: dict[str, Put] = {
+            "node": self.world.put_node,
+            "namespace": self.world.put_namespace,
+            "networkpolicy": self.world.put_policy,
+            "pod": self.world.put_pod,
+        }
         self._parses = {kind: parse for kind, _, parse in self.SOURCES}
 
     def take(self, kind: str, key: str, obj: Any) -> None:
         """An object of a kind of `SOURCES` has come, changed, or gone (None)."""
-        self.engine.touch(self._puts[kind](key, None if obj is None else self._parses[kind](obj)))
+        parsed: Any = None
+        if obj is not None:
+            try:
+                parsed = self._parses[kind](obj)
+            except Refused as problem:
+                parsed = problem  # told of when its rows are asked for
+        self.engine.touch(self._puts[kind](key, parsed))
 
     def first_pass(self) -> None:
         """Once the session is connected and every first list is taken in: compares all that is wanted with all there.

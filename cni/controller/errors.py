@@ -56,3 +56,15 @@ class InvalidNode(Refused):
     """A node's subnets cannot be used."""
 
     reason = "InvalidNodeSubnet"
+
+
+class InvalidPolicy(Refused):
+    """A policy has a part that cannot be: a port, a block of addresses, a selector."""
+
+    reason = "InvalidNetworkPolicy"
+
+
+class InvalidNamespaceAnnotation(Refused):
+    """A namespace's annotation cannot be read."""
+
+    reason = "InvalidNamespaceAnnotation"

@@ -6,12 +6,16 @@ from collections.abc import Callable
 
 from cni.controller.addresses.pool import Assignment
 from cni.controller.engine import Translate
-from cni.controller.errors import NodeNotReady
+from cni.controller.errors import InvalidNamespaceAnnotation, NodeNotReady, Refused
 from cni.controller.model.addressing import Attachment
 from cni.controller.model.pod import Pod
+from cni.controller.model.selector import PodSelector
 from cni.controller.rows import EMPTY, State
+from cni.controller.translate import namespace as namespace_rows
 from cni.controller.translate import node as node_rows
 from cni.controller.translate import pod as pod_rows
+from cni.controller.translate import policy as policy_rows
+from cni.controller.translate import selector as selector_rows
 from cni.controller.world import World
 
 Annotate = Callable[[str, str, str], None]
@@ -28,7 +32,14 @@ class Translators:
 
     def table(self) -> dict[str, Translate]:
         """Owner kind to translator."""
-        return {"cluster": self.cluster, "node": self.node, "pod": self.pod}
+        return {
+            "cluster": self.cluster,
+            "node": self.node,
+            "namespace": self.namespace,
+            "pod": self.pod,
+            "selector": self.selector,
+            "networkpolicy": self.networkpolicy,
+        }
 
     def cluster(self, key: str) -> State:
         return node_rows.cluster()
@@ -36,14 +47,48 @@ class Translators:
     def node(self, name: str) -> State:
         if name not in self._world.nodes:
             return EMPTY
-        return node_rows.translate(name, subnets=self._world.subnets_of(name), chassis=self._world.chassis_of(name))
+        return node_rows.translate(
+            name,
+            subnets=self._world.subnets_of(name),
+            chassis=self._world.chassis_of(name),
+            policed=self._world.policed,
+        )
+
+    def namespace(self, name: str) -> State:
+        namespace = self._world.namespaces.get(name)
+        if namespace is None:
+            return EMPTY
+        if namespace.fault:
+            raise InvalidNamespaceAnnotation(namespace.fault)
+        return namespace_rows.translate(namespace)
+
+    def selector(self, selector_id: str) -> State:
+        selection = self._world.selections.by_id(selector_id)
+        return selector_rows.translate(selection) if selection is not None else EMPTY
+
+    def networkpolicy(self, key: str) -> State:
+        policy = self._world.policies.get(key)
+        if policy is None:
+            return EMPTY
+        if isinstance(policy, Refused):
+            raise policy
+        return policy_rows.translate(policy, numbers=self._numbers, logging=self._world.logging_of(policy.namespace))
+
+    def _numbers(self, selector: PodSelector, port_name: str, protocol: str) -> list[int]:
+        selection = self._world.selections.get(selector)
+        return selection.numbers_of(port_name, protocol) if selection is not None else []
 
     def pod(self, key: str) -> State:
         pod = self._world.pods.get(key)
         if pod is None or not pod.wired:
             return EMPTY
         assignment = self._assign(pod)
-        state = pod_rows.translate(pod, assignment=assignment, chassis=self._world.chassis_of(pod.node))
+        state = pod_rows.translate(
+            pod,
+            assignment=assignment,
+            chassis=self._world.chassis_of(pod.node),
+            selections=self._world.selections.of_pod(key),
+        )
         attachment = Attachment(
             ips=assignment.ips,
             mac=assignment.mac,

@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from cni.controller.addresses.pool import Assignment, Pool
-from cni.controller.errors import InvalidNode, NodeNotReady
+from cni.controller.errors import InvalidNode, NodeNotReady, Refused
 from cni.controller.model.addressing import IPNetwork, networks
+from cni.controller.model.namespace import NOT_LOGGED, Logging, Namespace
 from cni.controller.model.node import Node
 from cni.controller.model.pod import Pod
+from cni.controller.model.policy import Policy
 from cni.controller.rows import Owner
-from cni.controller.translate.names import node_owner, pod_owner
+from cni.controller.selection import Selections
+from cni.controller.translate import match
+from cni.controller.translate import namespace as namespace_rows
+from cni.controller.translate.names import namespace_owner, node_owner, pod_owner, policy_owner
 from cni.controller.translate.node import RESERVED
 from cni.controller.translate.pod import DEFAULT
 
@@ -29,6 +34,11 @@ class World:
         self.pods: dict[str, Pod] = {}
         self.nodes: dict[str, Node] = {}
         self.pools: dict[str, Pool] = {}
+        self.namespaces: dict[str, Namespace] = {}
+        self.policies: dict[str, Policy | Refused] = {}
+        self.selections = Selections()
+        self.policed = False
+        self._policies_of: dict[str, set[str]] = {}
         self._pods_of_node: dict[str, dict[str, None]] = {}
         self._dpus_of_host: dict[str, set[str]] = {}
 
@@ -117,7 +127,8 @@ class World:
                 pool = self.pools.get(pod.node)
                 if pool is not None and pod.wired:
                     self._claim(pool, pod)
-        return (pod_owner(key),)
+        wired = pod if pod is not None and pod.wired else None
+        return {**self.selections.put_pod(key, wired), pod_owner(key): None}
 
     def _forget(self, pod: Pod) -> None:
         del self.pods[pod.key]
@@ -156,10 +167,54 @@ class World:
     def _pods_on(self, node: str) -> list[Owner]:
         return [pod_owner(key) for key in self._pods_of_node.get(node, ())]
 
-    def owners(self) -> list[Owner]:
-        """Everything there is: for the first pass."""
-        return [*map(node_owner, self.nodes), *map(pod_owner, self.pods)]
+    # Policies and namespaces
+
+    def put_namespace(self, name: str, namespace: Namespace | None) -> Touched:
+        """A namespace that came, changed (or went: None)."""
+        old = self.namespaces.pop(name, None)
+        if namespace is not None:
+            self.namespaces[name] = namespace
+        owner = namespace_owner(name)
+        touched = self.selections.put_namespace(name, None if namespace is None else namespace.labels)
+        touched |= self.selections.use(owner, namespace_rows.uses(namespace) if namespace is not None else {})
+        touched[owner] = None
+        if self._logging(old) != self._logging(namespace):
+            touched |= dict.fromkeys(map(policy_owner, self._policies_of.get(name, ())))
+        return touched | self._policing()
+
+    @staticmethod
+    def _logging(namespace: Namespace | None) -> Logging:
+        return namespace.logging if namespace is not None else NOT_LOGGED
+
+    def logging_of(self, namespace: str) -> Logging:
+        """How verdicts of a namespace's policies are logged."""
+        return self._logging(self.namespaces.get(namespace))
+
+    def put_policy(self, key: str, policy: Policy | Refused | None) -> Touched:
+        """A NetworkPolicy that came, changed (or went: None), or one that cannot be (Refused)."""
+        namespace = key.partition("/")[0]
+        self.policies.pop(key, None)
+        self._policies_of.setdefault(namespace, set()).discard(key)
+        if policy is not None:
+            self.policies[key] = policy
+            self._policies_of[namespace].add(key)
+        owner = policy_owner(key)
+        uses = match.uses(policy.rules(), policy.subject) if isinstance(policy, Policy) else {}
+        return {**self.selections.use(owner, uses), owner: None, **self._policing()}
+
+    def _policing(self) -> dict[Owner, None]:
+        """Whether there are policies at all matters to every node."""
+        policed = bool(self.policies) or any(each.isolated for each in self.namespaces.values())
+        if policed == self.policed:
+            return {}
+        self.policed = policed
+        return dict.fromkeys(map(node_owner, self.nodes))
 
     def snapshot(self) -> Mapping[str, int]:
         """How many objects of each kind are known."""
-        return {"node": len(self.nodes), "pod": len(self.pods)}
+        return {
+            "node": len(self.nodes),
+            "namespace": len(self.namespaces),
+            "pod": len(self.pods),
+            "networkpolicy": len(self.policies),
+        }

@@ -15,3 +15,9 @@ NODE_SUBNETS = f"{GROUP}/node-subnets"
 
 MODE = f"{GROUP}/mode"
 HOST_NODE = f"{GROUP}/host-node"
+
+ACL_LOGGING = f"{GROUP}/acl-logging"
+"""On a namespace: {"deny": "alert", "allow": "notice"}, severities with which its policies' verdicts are logged."""
+
+ISOLATION = f"{GROUP}/isolation"
+"""On a namespace: "true" lets only pods of the same namespace in, as far as no policy lets in more."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from cni.controller.rows import Owner, RowId
 
 CLUSTER = Owner("cluster", "default")
@@ -36,6 +34,16 @@ def pod_port_name(namespace: str, name: str) -> str:
     return f"{namespace}_{name}"
 
 
-def short_hash(text: str, length: int = 16) -> str:
-    """A name that is a function of `text`, of letters and digits, beginning with a letter."""
-    return "h" + hashlib.blake2s(text.encode(), digest_size=length // 2).hexdigest()
+def selector_owner(selector_id: str) -> Owner:
+    """The owner of a selector's port groups and address sets."""
+    return Owner("selector", selector_id)
+
+
+def policy_owner(key: str) -> Owner:
+    """The owner of a NetworkPolicy's rows; `key` is namespace/name."""
+    return Owner("networkpolicy", key)
+
+
+def namespace_owner(name: str) -> Owner:
+    """The owner of a namespace's own rows."""
+    return Owner("namespace", name)

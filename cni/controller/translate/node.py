@@ -8,16 +8,28 @@ from __future__ import annotations
 
 from cni.controller.model.addressing import IPNetwork, mac_of, prefix
 from cni.controller.rows import Member, Row, RowId, State
+from cni.controller.translate.acl import METER, acl
 from cni.controller.translate.names import CLUSTER, CLUSTER_ROUTER, CLUSTER_ROUTER_NAME, node_switch
 
 GATEWAY, MANAGEMENT = 1, 2
+NODE_PRIORITY = 32000
+"""Above every policy: Kubernetes lets a node always reach its own pods."""
+LOGGED_PER_SECOND = 20
 RESERVED = 2
 """Addresses at the start of each subnet that no pod gets."""
 
 
 def cluster() -> State:
-    """The router that joins all nodes' switches; it exists once."""
-    return State((Row(CLUSTER_ROUTER, {"name": CLUSTER_ROUTER_NAME}),))
+    """What exists once: the router that joins all nodes' switches, the meter that bounds the logging of policies."""
+    meter, band = RowId("Meter", "cluster", "default", "acl-log"), RowId("Meter_Band", "cluster", "default", "acl-log")
+    return State(
+        (
+            Row(CLUSTER_ROUTER, {"name": CLUSTER_ROUTER_NAME}),
+            Row(meter, {"name": METER, "unit": "pktps", "fair": True}),
+            Row(band, {"action": "drop", "rate": LOGGED_PER_SECOND}),
+        ),
+        (Member(meter, "bands", band),),
+    )
 
 
 def gateways(subnets: tuple[IPNetwork, ...]) -> tuple[str, ...]:
@@ -30,8 +42,12 @@ def management_name(node: str) -> str:
     return f"management_{node}"
 
 
-def translate(node: str, *, subnets: tuple[IPNetwork, ...], chassis: str) -> State:
-    """Rows of one node. `chassis`: where the management port shall be bound."""
+def translate(node: str, *, subnets: tuple[IPNetwork, ...], chassis: str, policed: bool = False) -> State:
+    """Rows of one node. `chassis`: where the management port shall be bound.
+
+    `policed`: there are policies, so the node's own traffic to its pods (kubelet's probes) is let through
+    explicitly. Without policies that rule would only cost connection tracking.
+    """
     switch = node_switch(node)
     router_port = RowId("Logical_Router_Port", "node", node, "router-port")
     switch_port = RowId("Logical_Switch_Port", "node", node, "to-router")
@@ -45,7 +61,7 @@ def translate(node: str, *, subnets: tuple[IPNetwork, ...], chassis: str) -> Sta
             other_config["subnet"] = str(network)
         else:
             other_config["ipv6_prefix"] = str(network.network_address)
-    rows = (
+    rows: tuple[Row, ...] = (
         Row(switch, {"name": node, "other_config": other_config}),
         Row(
             router_port,
@@ -73,11 +89,21 @@ def translate(node: str, *, subnets: tuple[IPNetwork, ...], chassis: str) -> Sta
             },
         ),
     )
-    members = (
+    members: tuple[Member, ...] = (
         Member(CLUSTER_ROUTER, "ports", router_port),
         Member(switch, "ports", switch_port),
         Member(switch, "ports", management),
     )
+    if policed:
+        own = acl(
+            RowId("ACL", "node", node, "own-pods"),
+            "ingress",
+            priority=NODE_PRIORITY,
+            match=" || ".join(f"ip{network.version}.src == {network[MANAGEMENT]}" for network in subnets),
+            action="allow-related",
+        )
+        rows = (*rows, own)
+        members = (*members, Member(switch, "acls", own.id))
     return State(rows, members)
 
 

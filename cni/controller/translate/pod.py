@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -10,6 +10,8 @@ from cni.controller.addresses.pool import Assignment
 from cni.controller.model.addressing import Attachment
 from cni.controller.model.pod import Pod
 from cni.controller.rows import Member, Row, State
+from cni.controller.selection import Selection
+from cni.controller.translate import selector as groups
 from cni.controller.translate.names import node_switch, pod_port, pod_port_name
 
 DEFAULT = "default"
@@ -17,14 +19,15 @@ DEFAULT = "default"
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 
 
-def translate(pod: Pod, *, assignment: Assignment, chassis: str) -> State:
-    """Rows of a wired pod on the default network.
+def translate(pod: Pod, *, assignment: Assignment, chassis: str, selections: Iterable[Selection] = ()) -> State:
+    """Rows of a wired pod on the default network, with its membership in `selections` that have chosen it.
 
     Port security holds the pod to its own addresses. `chassis` (may be empty) is the only one that may bind the port,
     and `iface-id-ver` the only pod of this name: a port left by an earlier one of the same name is not taken for it.
     """
     port = pod_port(pod.key)
-    addresses = " ".join((assignment.mac, *(ip.partition("/")[0] for ip in assignment.ips)))
+    ips = tuple(ip.partition("/")[0] for ip in assignment.ips)
+    addresses = " ".join((assignment.mac, *ips))
     options = {"iface-id-ver": pod.uid}
     if chassis:
         options["requested-chassis"] = chassis
@@ -38,7 +41,8 @@ def translate(pod: Pod, *, assignment: Assignment, chassis: str) -> State:
             "external_ids": {"namespace": pod.namespace, "pod": pod.name},
         },
     )
-    return State((row,), (Member(node_switch(pod.node), "ports", port),))
+    members = groups.memberships(selections, pod, port, ips)
+    return State((row,), (Member(node_switch(pod.node), "ports", port), *members))
 
 
 def annotation(attachments: Mapping[str, Attachment]) -> str:

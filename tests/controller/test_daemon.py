@@ -1,0 +1,140 @@
+"""The whole daemon between an API server and a northbound database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from cni.controller import app
+from cni.controller.config import ClusterConfig, ControllerConfig, LeaderElectionConfig, OvsdbConfig
+from cni.controller.model.annotations import POD_NETWORKS
+from foundation.daemon.running import Daemon
+from foundation.kube.client import KubeClient
+from foundation.kube.models.core import Pod
+from foundation.kube.reflector import Reflector
+from foundation.kube.resources import EVENTS, NODES, PODS
+from foundation.ovsdb import OvsdbSession
+from lab.apiserver.server import ApiServer
+from tests.controller.stage import Northbound
+
+
+@pytest.fixture
+def northbound() -> Iterator[Northbound]:
+    server = Northbound()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Path]:
+    async with ApiServer() as server:
+        server.kubeconfig(tmp_path / "kubeconfig")
+        yield tmp_path / "kubeconfig"
+
+
+@pytest.fixture
+async def client(api: Path) -> AsyncIterator[KubeClient]:
+    async with await KubeClient.connect(str(api)) as client:
+        yield client
+
+
+@asynccontextmanager
+async def controller(
+    api: Path, northbound: Northbound, *, identity: str = "", lease: float = 3.0
+) -> AsyncIterator[Daemon]:
+    config = ControllerConfig(
+        kubeconfig=str(api),
+        northbound=OvsdbConfig(remotes=northbound.remote),
+        leader_election=LeaderElectionConfig(
+            enabled=bool(identity), namespace="default", identity=identity, lease_seconds=lease
+        ),
+        cluster=ClusterConfig(mtu=1400),
+    )
+    async with Daemon("cni-controller") as daemon:
+        await app.start(config, daemon)
+        yield daemon
+
+
+def node_object(name: str, cidr: str) -> dict[str, object]:
+    return {"metadata": {"name": name}, "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}}
+
+
+def pod_object(name: str, **annotations: str) -> dict[str, object]:
+    return {
+        "metadata": {"name": name, "namespace": "default", "annotations": annotations},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]},
+    }
+
+
+async def until_annotated(client: KubeClient, name: str, deadline: float = 10.0) -> dict[str, object]:
+    """Follows the pod as a node would; returns its entry for the default network."""
+    seen: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    reflector: Reflector[Pod] = Reflector(client, PODS, field_selector=f"metadata.name={name}")
+
+    def look(change: object) -> None:
+        pod = getattr(change, "new", None)
+        if pod is not None and POD_NETWORKS in pod.metadata.annotations and not seen.done():
+            seen.set_result(pod.metadata.annotations[POD_NETWORKS])
+
+    reflector.subscribe(look)
+    task = asyncio.create_task(reflector.run())
+    try:
+        return dict(json.loads(await asyncio.wait_for(seen, deadline))["default"])
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+@asynccontextmanager
+async def watching(northbound: Northbound) -> AsyncIterator[OvsdbSession]:
+    session = OvsdbSession(northbound.remote, "OVN_Northbound")
+    session.monitor({"Logical_Switch_Port": ["name", "addresses"], "Logical_Switch": ["name"]})
+    async with session:
+        yield session
+
+
+async def test_a_pod_gets_its_annotation_and_its_port(api: Path, client: KubeClient, northbound: Northbound) -> None:
+    async with controller(api, northbound), watching(northbound) as nb:
+        await client.create(NODES, node_object("n1", "10.1.0.0/24"))
+        await client.create(PODS, pod_object("web"))
+        entry = await until_annotated(client, "web")
+        row = await nb.until("Logical_Switch_Port", lambda row: row["name"] == "default_web", deadline=5)
+        assert row["addresses"] == {f"{entry['mac']} {str(entry['ips'][0]).removesuffix('/24')}"}  # type: ignore[index]
+        await client.delete(PODS, "web", "default", grace_seconds=0)
+        await nb.until_absent("Logical_Switch_Port", lambda row: row["name"] == "default_web", deadline=5)
+
+
+async def test_a_bad_request_becomes_an_event(api: Path, client: KubeClient, northbound: Northbound) -> None:
+    async with controller(api, northbound):
+        await client.create(NODES, node_object("n1", "10.1.0.0/24"))
+        await client.create(PODS, pod_object("bad", **{"dpu-offload.io/addresses": '{"ips": ["10.9.9.9"]}'}))
+        await client.create(PODS, pod_object("good"))
+        await until_annotated(client, "good")
+        reflector = Reflector(client, EVENTS)
+        told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        reflector.subscribe(lambda change: change.new and not told.done() and told.set_result(change.new.message))
+        task = asyncio.create_task(reflector.run())
+        assert "outside of 10.1.0.0/24" in await asyncio.wait_for(told, 10)
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def test_another_replica_takes_over(api: Path, client: KubeClient, northbound: Northbound) -> None:
+    await client.create(NODES, node_object("n1", "10.1.0.0/24"))
+    async with watching(northbound) as nb, controller(api, northbound, identity="b") as standby:
+        await nb.until("Logical_Switch", lambda row: row["name"] == "n1", deadline=10)
+        async with controller(api, northbound, identity="a"):
+            await client.create(PODS, pod_object("before"))
+            await until_annotated(client, "before")
+            await standby.aclose()
+            changes: list[object] = []
+            nb.subscribe("Logical_Switch_Port", changes.append)
+            await client.create(PODS, pod_object("after"))
+            await until_annotated(client, "after", deadline=15)
+            await nb.until("Logical_Switch_Port", lambda row: row["name"] == "default_after", deadline=5)
+            assert len(changes) == 1  # nothing that was there has been touched
