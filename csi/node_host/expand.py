@@ -42,6 +42,7 @@ async def expand(host: Host, request: csi_pb2.NodeExpandVolumeRequest) -> int:
         raise NotFound(f"nothing is mounted at {path}")
     if record.read_only:
         raise FailedPrecondition(f"volume {request.volume_id} is mounted read-only: its file system cannot be grown")
-    if await host.file_systems.lags(disk):
+    # Growing what is grown already does nothing; only ext4 is looked at first, as growing it takes a capability.
+    if mounted.fs_type != "ext4" or await host.file_systems.lags(disk):
         await host.file_systems.grow(disk, mounted.fs_type, mounted.point)
     return disk.size

@@ -63,6 +63,10 @@ async def stage(host: Host, request: csi_pb2.NodeStageVolumeRequest) -> None:
         # The mount of an earlier life of the disk: what is behind it cannot come back.
         await _unmount(path, dead=True)
     fs_type = await _prepare(host, disk, record, read_only=read_only)
+    lags = not read_only and await host.file_systems.lags(disk)
+    if lags and fs_type == "ext4":
+        with metrics.step_timer(_STEPS, step="grow"):
+            await host.file_systems.grow_unmounted(disk)
     record = msgspec.structs.replace(record, fs_type=fs_type, formatting="")
     await host.remember(record)
     words = [
@@ -78,7 +82,7 @@ async def stage(host: Host, request: csi_pb2.NodeStageVolumeRequest) -> None:
             seconds=host.config.command_seconds,
             what=f"mount {disk.path}",
         )
-    if not read_only and await host.file_systems.lags(disk):
+    if lags and fs_type != "ext4":
         with metrics.step_timer(_STEPS, step="grow"):
             await host.file_systems.grow(disk, fs_type, path)
 

@@ -1,7 +1,8 @@
 """A DPU for tests: answers the attacher contract over mTLS, and lays out what its host's kernel would show.
 
-It stands in for csi-node-dpu, volume-attacher, opi-bridge and the card together. Disks are loop devices over sparse
-files of its own; like a real DPU it notices when the volume on the target has grown.
+It stands in for csi-node-dpu, volume-attacher, opi-bridge and the card together. Disks are loop devices over the very
+files in which the target's stand-in keeps its volumes. Like a real DPU it is let in only by the target's access list,
+and notices when a volume has grown.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from foundation.spdk.errors import SpdkClientError
 from lab.hardware import loops
 from lab.hardware.sysfs import NVME_CLASS, PciEntry, SysfsTree
 from lab.hardware.uevents import UeventSender
-from tests.csi_rig.target import LVSTORE
+from tests.csi_rig.target import LVSTORE, Target
 
 PHYSICAL = "0000:21:00.0"
 FUNCTIONS = 8
@@ -48,6 +49,7 @@ class Attached:
     loop: Path
     size: int
     device: tuple[int, int] = (0, 0)
+    file: Path = Path()
 
 
 @dataclass
@@ -60,7 +62,7 @@ class Faults:
 
 
 class StandInDpu(attacher_pb2_grpc.VolumeAttacherServicer):
-    def __init__(self, *, node: str, host: str, directory: Path, target_address: str) -> None:
+    def __init__(self, *, node: str, host: str, directory: Path, target: Target) -> None:
         self.node = node
         self.host = host
         self.sysfs = directory / "sys"
@@ -69,15 +71,14 @@ class StandInDpu(attacher_pb2_grpc.VolumeAttacherServicer):
         self.attached: dict[str, Attached] = {}
         self.calls: list[str] = []
         self.requests: list[attacher_pb2.AttachRequest] = []
-        self._backing = directory / "disks"
         self._tree = SysfsTree(self.sysfs)
-        self._target = SpdkClient(target_address)
+        self._volumes = target.file.with_name(f"{target.file.name}.lvs")
+        self._target = SpdkClient(target.address)
         self._uevents: UeventSender | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
         self.port = 0
-        for path in (self.devices, self._backing):
-            path.mkdir(parents=True, exist_ok=True)
+        self.devices.mkdir(parents=True, exist_ok=True)
         self._tree.add_function(PciEntry(PHYSICAL, vendor="0x15b3", device="0x6001", class_code=NVME_CLASS))
         addresses = [function_address(number) for number in range(1, FUNCTIONS + 1)]
         for address in addresses:
@@ -192,13 +193,20 @@ class StandInDpu(attacher_pb2_grpc.VolumeAttacherServicer):
         )
 
     async def _add(self, request: attacher_pb2.AttachRequest, number: int) -> None:
-        volume_id, size = request.volume_id, request.remote.size_bytes
-        file = self._backing / identity.hashed(volume_id)
-        with file.open("ab") as opened:
-            opened.truncate(max(size, file.stat().st_size))
+        volume_id = request.volume_id
         # Taken before the first await, as a real card's inventory is.
-        attached = self.attached[volume_id] = Attached(request, number, Path(), size)
-        attached.loop = await loops.attach(file, size=size, read_only=request.read_only)
+        attached = self.attached[volume_id] = Attached(request, number, Path(), request.remote.size_bytes)
+        try:
+            (subsystem,) = await self._target.call("nvmf_get_subsystems", {"nqn": request.remote.subsystem_nqn})
+            if identity.host_nqn(self.node) not in [host["nqn"] for host in subsystem["hosts"]]:
+                raise Refused(grpc.StatusCode.UNAVAILABLE, "the target does not let this DPU in")
+            bdev = await self._bdev(volume_id)
+        except (SpdkClientError, Refused) as error:
+            del self.attached[volume_id]
+            raise Refused(grpc.StatusCode.UNAVAILABLE, f"cannot reach the target: {error}") from error
+        attached.size = bdev["block_size"] * bdev["num_blocks"]
+        attached.file = self._volumes / f"{bdev['uuid']}.img"
+        attached.loop = await loops.attach(attached.file, size=attached.size, read_only=request.read_only)
         attached.device = loops.device_number(attached.loop)
         if self.faults.lag:
             asyncio.get_running_loop().call_later(self.faults.lag, self._show, volume_id, attached)
@@ -241,17 +249,19 @@ class StandInDpu(attacher_pb2_grpc.VolumeAttacherServicer):
         if self._uevents is not None:
             self._uevents.send(action, f"/devices/virtual/nvme-subsystem/nvme-subsys{number}/nvme{number}n1", "block")
 
+    async def _bdev(self, volume_id: str) -> dict[str, Any]:
+        lvol = volume_id.rpartition(".")[2]
+        found: list[dict[str, Any]] = await self._target.call("bdev_get_bdevs", {"name": f"{LVSTORE}/{lvol}"})
+        return found[0]
+
     async def _watch_sizes(self) -> None:
         while True:
             await asyncio.sleep(0.05)
             for volume_id, attached in list(self.attached.items()):
-                lvol = volume_id.rpartition(".")[2]
                 with contextlib.suppress(SpdkClientError):
-                    (bdev,) = await self._target.call("bdev_get_bdevs", {"name": f"{LVSTORE}/{lvol}"})
+                    bdev = await self._bdev(volume_id)
                     size = bdev["block_size"] * bdev["num_blocks"]
                     if size > attached.size and self.attached.get(volume_id) is attached:
-                        file = self._backing / identity.hashed(volume_id)
-                        os.truncate(file, size)
                         await loops.resize(attached.loop, size=size)
                         attached.size = size
                         self._tree.set_nvme_size(attached.number, 1, size=size)
