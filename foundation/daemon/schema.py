@@ -103,7 +103,7 @@ def scalar(kind: Any, text: str) -> Any:
 
 def decode_path(kind: type, value: Any) -> Any:
     """msgspec's hook for what it does not know: a `Path` is text."""
-    if kind is Path and isinstance(value, str):
+    if kind is Path and isinstance(value, str | Path):
         return Path(value)
     raise msgspec.ValidationError(f"expected {kind.__name__}, got {type(value).__name__}")
 
