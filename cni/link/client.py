@@ -1,0 +1,175 @@
+"""The host's end of the link: one lasting channel to a DPU, its health, its view of what the host wants."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+
+import grpc
+import grpc.aio
+
+from cni.link.errors import PeerAway, PlugFailed
+from cni.link.service import Progress
+from dpu_offload_stubs.link.v1 import link_pb2, link_pb2_grpc
+from foundation.daemon.serving import TlsFiles, dial
+from foundation.daemon.work import Backoff
+
+_log = logging.getLogger(__name__)
+
+# The DPU beats every second; three missing beats and it counts as away.
+_SILENCE_SECONDS = 3.0
+_ACCEPT_SECONDS = 0.8
+_SYNC_SECONDS = 60.0
+_CONNECTING_SECONDS = 0.5
+_BACKOFF = Backoff(0.1, 1.0)
+
+
+class LinkClient:
+    """`wanted` gives all attachments which this DPU shall have; `synced` is called after each Sync with its answer."""
+
+    def __init__(
+        self,
+        dpu: str,
+        target: str,
+        *,
+        server_name: str,
+        tls: TlsFiles,
+        wanted: Callable[[], Sequence[link_pb2.Attachment]],
+        synced: Callable[[link_pb2.SyncResponse], None] = lambda _: None,
+    ) -> None:
+        self.dpu = dpu
+        self.target = target
+        self.cards: frozenset[str] = frozenset()
+        self._wanted = wanted
+        self._synced = synced
+        self._channel = dial(target, tls=tls, server_name=server_name, name="cni-link")
+        self._stub = link_pb2_grpc.LinkStub(self._channel)
+        self._reason = "not connected yet"
+        self._up = asyncio.Event()
+        self._tried = asyncio.Event()
+        self._fallen = asyncio.Event()
+        self._failures = 0
+
+    def problem(self) -> str:
+        """Why the DPU cannot plug now; "" when it can."""
+        return f"DPU {self.dpu} at {self.target}: {self._reason}" if self._reason else ""
+
+    async def run(self) -> None:
+        """Keeps the link up, for ever."""
+        while True:
+            try:
+                await self._follow()
+            except (PeerAway, grpc.aio.AioRpcError) as error:
+                self._down(_text(error))
+            self._failures += 1
+            await asyncio.sleep(_BACKOFF.delay(self._failures))
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def plug(self, attachment: link_pb2.Attachment, *, deadline: float, progress: Progress) -> None:
+        """Returns when the flows are installed. Raises PlugFailed with the DPU's reason; PeerAway within a second when
+        the DPU is not there."""
+        await self._connected()
+        request = link_pb2.PlugRequest(attachment=attachment, deadline_ms=int(deadline * 1000))
+        call = self._stub.Plug(request, timeout=deadline + 1.0)
+        down = asyncio.ensure_future(self._fallen.wait())
+        try:
+            limit: float | None = _ACCEPT_SECONDS
+            while True:
+                reading = asyncio.ensure_future(call.read())
+                done, _ = await asyncio.wait({reading, down}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+                if reading not in done:
+                    reading.cancel()
+                    why = self._reason if done else f"no answer to Plug within {_ACCEPT_SECONDS} s"
+                    raise PeerAway(f"DPU {self.dpu} at {self.target}: {why}")
+                event = reading.result()
+                if event is grpc.aio.EOF:
+                    raise PeerAway(f"DPU {self.dpu} ended Plug without a result")
+                assert isinstance(event, link_pb2.PlugEvent)
+                if event.HasField("failure"):
+                    raise PlugFailed(event.failure.reason, event.failure.message)
+                progress(event.stage, event.representor)
+                if event.stage == link_pb2.STAGE_FLOWS_INSTALLED:
+                    return
+                limit = None
+        except grpc.aio.AioRpcError as error:
+            raise PeerAway(f"DPU {self.dpu} at {self.target}: {_text(error)}") from error
+        finally:
+            call.cancel()
+            down.cancel()
+
+    async def unplug(self, identity: str, generation: int, *, deadline: float) -> bool:
+        """Returns when the DPU has let go. Raises PeerAway."""
+        if not self._up.is_set():
+            raise PeerAway(self.problem())
+        request = link_pb2.UnplugRequest(id=identity, generation=generation)
+        try:
+            return bool((await self._stub.Unplug(request, timeout=deadline)).removed)
+        except grpc.aio.AioRpcError as error:
+            raise PeerAway(f"DPU {self.dpu} at {self.target}: {_text(error)}") from error
+
+    async def describe(self, *identities: str, deadline: float = 5.0) -> Sequence[link_pb2.Description]:
+        """What the DPU has of these attachments, or of all. Raises PeerAway."""
+        await self._connected()
+        try:
+            answer = await self._stub.Describe(link_pb2.DescribeRequest(ids=identities), timeout=deadline)
+        except grpc.aio.AioRpcError as error:
+            raise PeerAway(f"DPU {self.dpu} at {self.target}: {_text(error)}") from error
+        return answer.attachments
+
+    async def _connected(self) -> None:
+        """A link just being made is waited for, one known to be down is not."""
+        if not self._up.is_set() and not self._tried.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._up.wait(), _CONNECTING_SECONDS)
+        if not self._up.is_set():
+            raise PeerAway(self.problem())
+
+    async def _follow(self) -> None:
+        health = self._stub.Health(link_pb2.HealthRequest(), wait_for_ready=False)
+        try:
+            epoch: int | None = None
+            while True:
+                try:
+                    report = await asyncio.wait_for(health.read(), _SILENCE_SECONDS)
+                except TimeoutError:
+                    raise PeerAway(f"silent for {_SILENCE_SECONDS:.0f} s") from None
+                if report is grpc.aio.EOF:
+                    raise PeerAway("its cni-node has stopped")
+                assert isinstance(report, link_pb2.HealthReport)
+                self.cards = frozenset(report.card_serials)
+                if epoch is None:
+                    await self._sync()
+                    epoch = report.epoch
+                    self._failures = 0
+                    _log.info("link to DPU %s is up", self.dpu)
+                reason = "" if report.ready else report.reason
+                if reason != self._reason:
+                    _log.info("DPU %s: %s", self.dpu, reason or "ready")
+                self._reason = reason
+                if not self._up.is_set():
+                    self._fallen.clear()
+                    self._up.set()
+        finally:
+            health.cancel()
+
+    async def _sync(self) -> None:
+        answer = await self._stub.Sync(link_pb2.SyncRequest(attachments=self._wanted()), timeout=_SYNC_SECONDS)
+        for failed in answer.failed:
+            _log.warning("DPU %s cannot plug %s: %s", self.dpu, failed.id, failed.failure.message)
+        self._synced(answer)
+
+    def _down(self, reason: str) -> None:
+        self._tried.set()
+        if reason != self._reason:
+            _log.warning("link to DPU %s is down: %s", self.dpu, reason)
+        self._reason = reason
+        self._up.clear()
+        self._fallen.set()
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error)

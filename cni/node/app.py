@@ -1,0 +1,238 @@
+"""cni-node: puts the rooms of this package together for one machine, in the mode it is configured for."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from cni.link.service import LinkService, error_table
+from cni.node.attachments import AttachmentStore
+from cni.node.config import CniNodeConfig
+from cni.node.container import ContainerSide
+from cni.node.dpus import ANNOTATION, HOST_LABEL, Dpus, server_name
+from cni.node.errors import CniNodeError
+from cni.node.host_pods import HostPods
+from cni.node.keeper import Keeper
+from cni.node.keyed_locks import KeyedLocks
+from cni.node.link_events import LinkEvents
+from cni.node.link_messages import to_message
+from cni.node.modes import MODES
+from cni.node.netns import NodeNamespace
+from cni.node.ovs_side import LocalOvsSide, OvsSide
+from cni.node.own_pods import Limits, OwnPods
+from cni.node.pods import Pods
+from cni.node.remote_side import RemoteOvsSide
+from cni.node.representors import Representors
+from cni.node.server import CniServer
+from cni.node.switch import Switch
+from dpu_offload_stubs.link.v1 import link_pb2, link_pb2_grpc
+from foundation.daemon.running import Daemon, StartError, run
+from foundation.daemon.serving import TlsFiles, listen_tls, make_server
+from foundation.kube.client import KubeClient
+from foundation.kube.errors import KubeError
+from foundation.kube.resources import NODES
+from foundation.ovsdb import OvsdbError
+from foundation.pci import Sysfs
+
+_log = logging.getLogger(__name__)
+_OVS_START_SECONDS = 30.0
+_ANNOUNCE_SECONDS = 1.0
+
+
+async def start(config: CniNodeConfig, daemon: Daemon) -> None:
+    try:
+        await _Assembly(config, daemon).start()
+    except (CniNodeError, OvsdbError, KubeError) as error:
+        raise StartError(str(error)) from error
+
+
+class _Assembly:
+    def __init__(self, config: CniNodeConfig, daemon: Daemon) -> None:
+        self._config = config
+        self._daemon = daemon
+        self._mode = MODES[config.mode]
+        self._sysfs = Sysfs(Path(config.sysfs_root))
+        self._store = AttachmentStore(Path(config.state_dir) / "attachments")
+        self._locks = KeyedLocks()
+        link = config.link
+        self._tls = TlsFiles(ca=link.tls.ca, certificate=link.tls.certificate, key=link.tls.key)
+
+    async def start(self) -> None:
+        config, daemon, mode = self._config, self._daemon, self._mode
+        await self._store.open()
+        node = NodeNamespace(config.node_netns)
+        daemon.on_stop(node.close)
+        events = LinkEvents(node)
+        await events.open()
+        client = await KubeClient.connect(config.kubeconfig)
+        daemon.on_stop(client.close)
+        switch = await self._switch() if mode.has_switch else None
+        container = ContainerSide(node, self._sysfs, events, userspace=lambda: switch is None or switch.userspace)
+        local = self._local_side(node, events, switch)
+        dpus = self._dpus(client) if mode.needs_dpu else None
+        ovs: OvsSide = local if local is not None else self._remote_side(dpus)
+        keeper = Keeper(
+            store=self._store,
+            locks=self._locks,
+            container=container,
+            ovs=ovs,
+            switch=switch,
+            sweep_seconds=config.sweep_seconds,
+        )
+        self._keeper = keeper
+        pods = Pods(client, config.node_name)
+        own = OwnPods(
+            store=self._store,
+            locks=self._locks,
+            pods=pods,
+            sysfs=self._sysfs,
+            container=container,
+            ovs=ovs,
+            node_inode=node.namespace.inode,
+            limits=Limits(assignment=config.assignment_seconds, flows=config.flows_seconds),
+            later=keeper.add_later,
+        )
+        host = self._host_pods(local) if mode.serves_host and local is not None else None
+        keeper.keep(own, host)
+        daemon.spawn(pods.run(), name="pods")
+        events.subscribe(keeper.note, on_loss=keeper.add_all)
+        if switch is not None:
+            switch.subscribe(keeper.add, replaced=keeper.add_all)
+        daemon.spawn(events.run(), name="link events")
+        daemon.spawn(keeper.run(), name="keeper")
+        keeper.add_all()
+        if host is not None:
+            await self._serve_host(host, client, switch)
+        server = CniServer(own, keeper.add_all)
+        await server.listen(Path(config.cni_socket))
+        daemon.on_stop(server.stop)
+
+    async def _switch(self) -> Switch:
+        switch = Switch(self._config.ovsdb, bridge=self._config.integration_bridge)
+        await switch.start(deadline=_OVS_START_SECONDS)
+        self._daemon.on_stop(switch.stop)
+        return switch
+
+    def _local_side(self, node: NodeNamespace, events: LinkEvents, switch: Switch | None) -> LocalOvsSide | None:
+        if switch is None:
+            return None
+        representors = Representors(self._sysfs, host_controller=self._config.link.host_controller)
+        events.subscribe(representors.note, on_loss=representors.scan)
+        representors.scan()
+        representors.subscribe(lambda: self._keeper.add_functions())
+        return LocalOvsSide(switch, representors, node, representor_seconds=self._config.representor_seconds)
+
+    # --- host: the OVS side is a DPU's ------------------------------------------------------------------------------
+
+    def _dpus(self, client: KubeClient) -> Dpus:
+        link = self._config.link
+        dpus = Dpus(
+            self._config.node_name, tls=self._tls, wanted=self._wanted, synced=lambda: self._keeper.add_unfinished()
+        )
+        self._daemon.on_stop(dpus.stop)
+        if link.peers:
+            dpus.use(link.peers)
+        else:
+            self._daemon.spawn(dpus.follow(client), name="DPU nodes")
+        return dpus
+
+    def _remote_side(self, dpus: Dpus | None) -> RemoteOvsSide:
+        assert dpus is not None
+        self._remote = RemoteOvsSide(
+            dpus.clients,
+            functions=self._config.link.functions,
+            unplug_seconds=self._config.unplug_seconds,
+            missing=dpus.missing,
+        )
+        return self._remote
+
+    def _wanted(self, dpu: str) -> list[link_pb2.Attachment]:
+        ready = (one for one in self._store if one.phase == "ready" and one.function is not None)
+        return [to_message(one) for one in ready if self._remote.dpu_of(one) == dpu]
+
+    # --- DPU: serves a host ----------------------------------------------------------------------------------------
+
+    def _host_pods(self, local: LocalOvsSide) -> HostPods:
+        return HostPods(
+            node=self._config.node_name,
+            store=self._store,
+            locks=self._locks,
+            ovs=local,
+            host_controller=self._config.link.host_controller,
+            serials=self._serials(),
+            later=self._keeper.add_later,
+        )
+
+    def _serials(self) -> tuple[str, ...]:
+        uplinks = {self._sysfs.netdev(name).pci for _, _, name in self._sysfs.switch_ports()}
+        serials = {self._sysfs.vpd(bdf).fields.get("SN", "") for bdf in uplinks if bdf}
+        return tuple(sorted(serials - {""}))
+
+    async def _serve_host(self, host: HostPods, client: KubeClient, switch: Switch | None) -> None:
+        config, daemon = self._config, self._daemon
+        server = make_server(errors=error_table(), service="cni-link", callers={"cni-node"})
+        link_pb2_grpc.add_LinkServicer_to_server(LinkService(host), server)
+        port = listen_tls(server, config.link.listen, self._tls)
+        await server.start()
+        daemon.on_stop(lambda: server.stop(0.5))
+        if switch is not None:
+            switch.on_state(host.note_health)
+        daemon.spawn(self._follow_host(host, client, port), name="host")
+
+    async def _follow_host(self, host: HostPods, client: KubeClient, port: int) -> None:
+        """Learns whom to serve, announces where, then follows that host's pods; for ever."""
+        name = self._config.host_node or await self._host_of_label(client)
+        cluster = client
+        if self._config.host_kubeconfig:
+            cluster = await KubeClient.connect(self._config.host_kubeconfig)
+            self._daemon.on_stop(cluster.close)
+        pods = Pods(cluster, name)
+        following = asyncio.create_task(pods.run(), name=f"pods of {name}")
+        try:
+            await asyncio.wait({asyncio.ensure_future(pods.synced()), following}, return_when=asyncio.FIRST_COMPLETED)
+            host.serve(pods)
+            host.note_health()
+            await self._announce(client, port)
+            await following
+        finally:
+            following.cancel()
+
+    async def _host_of_label(self, client: KubeClient) -> str:
+        while True:
+            try:
+                node = await client.get(NODES, self._config.node_name)
+                if name := node.metadata.labels.get(HOST_LABEL, ""):
+                    return name
+                reason = f"node {node.metadata.name} has no label {HOST_LABEL}; set it, or host_node"
+            except KubeError as error:
+                reason = str(error)
+            self._daemon.health.set("host", False, reason)
+            await asyncio.sleep(_ANNOUNCE_SECONDS)
+
+    async def _announce(self, client: KubeClient, port: int) -> None:
+        """Tells the host by our node's annotation where we serve; tried until it is written."""
+        node_name = self._config.node_name
+        while True:
+            try:
+                address = self._config.link.advertise or f"{await self._internal_address(client)}:{port}"
+                text = f'{{"endpoint":"{address}","serverName":"{server_name(node_name)}"}}'
+                await client.merge_patch(NODES, node_name, "", {"metadata": {"annotations": {ANNOTATION: text}}})
+            except KubeError as error:
+                self._daemon.health.set("host", False, f"cannot announce the link on node {node_name}: {error}")
+                await asyncio.sleep(_ANNOUNCE_SECONDS)
+            else:
+                self._daemon.health.set("host", True)
+                return
+
+    async def _internal_address(self, client: KubeClient) -> str:
+        node = await client.get(NODES, self._config.node_name)
+        addresses = node.status.addresses or ()
+        found = next((one.address for one in addresses if one.type == "InternalIP"), self._config.node_name)
+        return f"[{found}]" if ":" in found else found
+
+
+def main() -> None:
+    run("cni-node", CniNodeConfig, start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Attachments on disk: written before anything is done, so that a killed cni-node knows what it was doing.
+
+One file an attachment: the SHA-256 of the rest, a line feed, then JSON. A file replaces its predecessor at once
+(write, fsync, rename, fsync of the directory). A damaged file is set aside and counts as absent: what it described is
+then found by its marks in OVS and on links, and removed as an orphan.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from cni.node.assignment import Assignment
+from cni.node.errors import InputFailed
+from cni.node.request import Bandwidth
+
+_log = logging.getLogger(__name__)
+
+Kind = Literal["veth", "vf", "vfio", "sf"]
+Phase = Literal["adding", "ready", "deleting"]
+
+
+class Original(msgspec.Struct, frozen=True):
+    """How a function's netdev looked before the pod got it. `admin_mac` is what the PF had set for the VF."""
+
+    name: str
+    mac: str
+    mtu: int
+    altnames: tuple[str, ...] = ()
+    admin_mac: str = ""
+
+
+class FunctionRef(msgspec.Struct, frozen=True, kw_only=True):
+    """A function as the card numbers it; `address`: its PCI address, or a scalable function's name, at the pod."""
+
+    address: str
+    pf: int
+    vf: int
+    controller: int = 0
+    switch_id: str = ""
+    card: str = ""
+    pf_address: str = ""
+    scalable: bool = False
+
+
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """One interface of one sandbox. `host` is the node whose pod it is when that is not this machine's.
+
+    `netns_inode` tells a namespace from a later one at the same path. `link` is the node's end of a veth pair, or the
+    representor. `result` is ADD's answer.
+    """
+
+    id: str
+    generation: int
+    phase: Phase
+    kind: Kind
+    container_id: str
+    ifname: str
+    network: str
+    network_name: str = ""
+    pod_namespace: str
+    pod_name: str
+    pod_uid: str
+    port: str
+    assignment: Assignment
+    fingerprint: str = ""
+    netns: str = ""
+    netns_inode: int = 0
+    function: FunctionRef | None = None
+    original: Original | None = None
+    link: str = ""
+    bandwidth: Bandwidth = Bandwidth()
+    device_info_file: str = ""
+    host: str = ""
+    result: dict[str, Any] | None = None
+
+    @property
+    def pod(self) -> str:
+        return f"{self.pod_namespace}/{self.pod_name}"
+
+    def describe(self) -> str:
+        where = f" of host {self.host}" if self.host else ""
+        return f"interface {self.ifname} of pod {self.pod}{where}"
+
+
+def attachment_id(container_id: str, ifname: str) -> str:
+    """16 hexadecimal digits; a sandbox has one interface of a name, so nothing else is needed."""
+    return hashlib.sha256(f"{container_id}/{ifname}".encode()).hexdigest()[:16]
+
+
+class AttachmentStore:
+    """All attachments of this cni-node in memory, each one also in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._found: dict[str, Attachment] = {}
+        self._numbers = itertools.count(1)
+        self.epoch = 0
+
+    async def open(self) -> None:
+        """Reads what an earlier process left. Raises InputFailed when the directory cannot be used."""
+        try:
+            self._found = await asyncio.to_thread(self._load)
+        except OSError as error:
+            raise InputFailed(
+                f"cannot keep attachments in {self._directory}: {error.strerror}; set state_dir to a writable directory"
+            ) from error
+        # Generations of a new process are above those of every earlier one.
+        self._numbers = itertools.count(self.epoch << 32)
+
+    def generation(self) -> int:
+        return next(self._numbers)
+
+    def get(self, identity: str) -> Attachment | None:
+        return self._found.get(identity)
+
+    def __iter__(self) -> Iterator[Attachment]:
+        return iter(tuple(self._found.values()))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def using(self, address: str, *, host: str = "") -> Attachment | None:
+        """The attachment that holds a function, whatever its phase."""
+        return next(
+            (one for one in self if one.function is not None and one.function.address == address and one.host == host),
+            None,
+        )
+
+    async def put(self, attachment: Attachment, *, durable: bool = True) -> None:
+        """Returns when it is on disk (`durable`), or at least safe from the end of this process."""
+        self._found[attachment.id] = attachment
+        try:
+            await asyncio.to_thread(self._write, attachment, durable)
+        except OSError as error:
+            raise InputFailed(
+                f"cannot write attachment {attachment.id} below {self._directory}: {error.strerror}; "
+                "see whether the file system is full or read-only"
+            ) from error
+
+    async def remove(self, identity: str) -> None:
+        await asyncio.to_thread(self._path(identity).unlink, missing_ok=True)
+        self._found.pop(identity, None)
+
+    def _path(self, identity: str) -> Path:
+        return self._directory / f"{identity}.json"
+
+    def _write(self, attachment: Attachment, durable: bool) -> None:
+        body = msgspec.json.encode(attachment)
+        text = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+        self._replace(self._path(attachment.id), text, durable=durable)
+
+    def _replace(self, path: Path, text: bytes, *, durable: bool) -> None:
+        fresh = path.with_suffix(".new")
+        with open(fresh, "wb") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(fresh, path)
+        if durable:
+            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+    def _load(self) -> dict[str, Attachment]:
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found: dict[str, Attachment] = {}
+        for path in sorted(self._directory.iterdir()):
+            if path.suffix == ".new":
+                path.unlink()
+            elif path.suffix == ".json":
+                attachment = _read(path)
+                if attachment is None:
+                    path.replace(path.with_suffix(".damaged"))
+                else:
+                    found[attachment.id] = attachment
+        counter = self._directory / "epoch"
+        text = counter.read_text() if counter.exists() else ""
+        newest = max((one.generation >> 32 for one in found.values()), default=0)
+        self.epoch = max(int(text) if text.isdigit() else 0, newest) + 1
+        self._replace(counter, str(self.epoch).encode(), durable=True)
+        return found
+
+
+def _read(path: Path) -> Attachment | None:
+    digest, _, body = path.read_bytes().partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        _log.error("attachment file %s is damaged; what it described will be removed as an orphan", path)
+        return None
+    try:
+        return msgspec.json.decode(body, type=Attachment)
+    except msgspec.MsgspecError as error:
+        _log.error("attachment file %s is not of this version: %s", path, error)
+        return None

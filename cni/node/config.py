@@ -1,0 +1,81 @@
+"""Settings of cni-node."""
+
+from typing import Annotated
+
+import msgspec
+
+from cni.node.modes import ModeName
+from foundation.daemon.configuration import DaemonConfig
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=600)]
+
+
+class TlsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Certificate of this node's cni-node (name `<node>.cni-node.dpu-offload.io`) with the CA of its peers."""
+
+    ca: str = "/etc/dpu-offload/tls/ca.crt"
+    """CA that has signed the peers' certificates."""
+    certificate: str = "/etc/dpu-offload/tls/tls.crt"
+    """This node's certificate."""
+    key: str = "/etc/dpu-offload/tls/tls.key"
+    """Its private key."""
+
+
+class LinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The way between a host and its DPU."""
+
+    listen: str = "0.0.0.0:9441"
+    """DPU: address to serve the host on, host:port (port 0: any free one)."""
+    advertise: str = ""
+    """DPU: host:port that the host shall call; empty: the node's internal address and the port listened on."""
+    peers: dict[str, str] = {}
+    """Host: {DPU's node name: host:port}; empty: found by the DPU nodes' label and annotation."""
+    functions: dict[str, tuple[str, ...]] = {}
+    """Host with several DPUs: {DPU's node name: addresses of its physical functions}; else known by card serial."""
+    tls: TlsConfig = TlsConfig()
+    """Certificates for both directions."""
+    host_controller: Annotated[int, msgspec.Meta(ge=0)] = 1
+    """DPU: controller index by which its representors name the host's functions."""
+
+
+class CniNodeConfig(DaemonConfig, frozen=True, kw_only=True):
+    """cni-node attaches the pods of one machine; on a DPU those of its host too."""
+
+    mode: ModeName = "default"
+    """default: everything is done here; host: a DPU does the OVS side; dpu: this is that DPU."""
+    node_name: Annotated[str, msgspec.Meta(min_length=1)]
+    """This machine's Kubernetes node name."""
+    host_node: str = ""
+    """DPU: node name of the host it serves; empty: from its own node's label dpu-offload.io/host-node."""
+    kubeconfig: str = ""
+    """Kubernetes credentials; empty: in-cluster, then $KUBECONFIG."""
+    host_kubeconfig: str = ""
+    """DPU: credentials for the host's cluster where that is another one."""
+    cni_socket: str = "/run/dpu-offload/cni.sock"
+    """Where cni-bin calls."""
+    state_dir: str = "/var/lib/dpu-offload/cni-node"
+    """Attachments are kept here, through restarts."""
+    node_netns: str = ""
+    """Network namespace of the node's links, such as /run/netns/x; empty: the daemon's own."""
+    sysfs_root: str = "/sys"
+    """Where sysfs is."""
+    ovsdb: str = "unix:/var/run/openvswitch/db.sock"
+    """OVS' database."""
+    integration_bridge: str = "br-int"
+    """Bridge that ovn-controller manages."""
+    ovs_run_dir: str = "/var/run/openvswitch"
+    """Control socket of ovs-vswitchd is here."""
+    ovn_run_dir: str = "/var/run/ovn"
+    """Control socket of ovn-controller is here."""
+    link: LinkConfig = LinkConfig()
+    """The way between a host and its DPU."""
+    assignment_seconds: Seconds = 30.0
+    """How long ADD waits for the pod's addresses."""
+    flows_seconds: Seconds = 30.0
+    """How long ADD waits for OVN to install a port's flows."""
+    representor_seconds: Seconds = 5.0
+    """How long a missing representor is waited for."""
+    unplug_seconds: Seconds = 5.0
+    """How long DEL waits for the DPU; what is left is undone in the background."""
+    sweep_seconds: Annotated[float, msgspec.Meta(ge=1)] = 60.0
+    """Beat at which everything is compared even without an event."""

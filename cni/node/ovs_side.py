@@ -1,0 +1,144 @@
+"""The OVS side of an attachment where this machine has the switch: representor or veth end, port, flows."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from pyroute2 import IPRoute
+
+from cni.node import links
+from cni.node.attachments import Attachment
+from cni.node.errors import SwitchFailed
+from cni.node.netns import NodeNamespace
+from cni.node.representors import Representors
+from cni.node.switch import Switch, SwitchPort
+
+Reached = Callable[[str, str], None]
+"""Told of each stage (`representor`, `port`, `flows`) with the node's netdev."""
+
+
+class OvsSide(Protocol):
+    """Whoever does the OVS side: this machine, or the DPU over the link."""
+
+    def problem(self) -> str:
+        """Why nothing can be plugged now; "" when it can."""
+        ...
+
+    def admit(self, attachment: Attachment) -> None:
+        """Before anything is done. Raises BadConfiguration for what can never be plugged."""
+        ...
+
+    async def plug(self, attachment: Attachment, *, deadline: float, reached: Reached) -> None:
+        """Returns when the flows are there; repeatable. Raises a CniNodeError; what was done must then be unplugged."""
+        ...
+
+    async def unplug(self, attachment: Attachment) -> None:
+        """Returns when the port has gone; succeeds when there is none. Raises TryLater when that cannot be known."""
+        ...
+
+    async def mismatch(self, attachment: Attachment) -> str:
+        """The first thing that is not as it should be, as a sentence; "" when all is."""
+        ...
+
+    async def ensure(self, attachment: Attachment) -> None:
+        """Puts a live attachment's port back where it is missing, without waiting for its flows."""
+        ...
+
+
+class LocalOvsSide:
+    def __init__(
+        self, switch: Switch, representors: Representors, node: NodeNamespace, *, representor_seconds: float
+    ) -> None:
+        self._switch = switch
+        self._representors = representors
+        self._node = node
+        self._representor_seconds = representor_seconds
+
+    def problem(self) -> str:
+        return self._switch.problem()
+
+    def admit(self, attachment: Attachment) -> None:
+        """A switch takes whatever has a link."""
+
+    async def find(self, attachment: Attachment, *, deadline: float) -> str:
+        """The node's netdev to plug. Raises SwitchFailed when a representor stays missing."""
+        if attachment.function is None:
+            return attachment.link
+        limit = min(deadline, self._representor_seconds)
+        return await self._representors.wait(attachment.function, of_host=bool(attachment.host), deadline=limit)
+
+    async def plug(self, attachment: Attachment, *, deadline: float, reached: Reached) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + deadline
+        link = await self.find(attachment, deadline=deadline)
+        reached("representor", link)
+        port = switch_port(attachment, link)
+        await asyncio.gather(self._take_up(attachment, link), self._switch.plug(port))
+        reached("port", link)
+        await self._switch.installed(port, deadline=max(end - loop.time(), 0.1))
+        reached("flows", link)
+
+    async def unplug(self, attachment: Attachment) -> None:
+        await self._switch.unplug(attachment.id)
+        if attachment.function is not None and (link := self._present(attachment)):
+            await self._node.run(lambda netlink: _take_down(netlink, link))
+
+    async def mismatch(self, attachment: Attachment) -> str:
+        link = self._present(attachment) if attachment.function is not None else attachment.link
+        if not link:
+            return f"the representor of {attachment.describe()} is missing"
+        if wrong := self._switch.mismatch(switch_port(attachment, link)):
+            return wrong
+        mtu = attachment.assignment.mtu
+        found = await self._node.run(lambda netlink: links.find(netlink, name=link))
+        if found is None or not found.up:
+            return f"{link} is {'missing' if found is None else 'down'} on the node"
+        return f"{link} has MTU {found.mtu} instead of {mtu}" if mtu and found.mtu != mtu else ""
+
+    async def ensure(self, attachment: Attachment) -> None:
+        link = await self.find(attachment, deadline=self._representor_seconds)
+        await self._take_up(attachment, link)
+        await self._switch.plug(switch_port(attachment, link))
+
+    def _present(self, attachment: Attachment) -> str:
+        assert attachment.function is not None
+        return self._representors.find(attachment.function, of_host=bool(attachment.host))
+
+    async def _take_up(self, attachment: Attachment, link: str) -> None:
+        if attachment.function is None:
+            return
+        mtu = attachment.assignment.mtu
+
+        def work(netlink: IPRoute) -> None:
+            found = links.find(netlink, name=link)
+            if found is None:
+                raise SwitchFailed(f"representor {link} vanished; try again when it is back")
+            options = {"mtu": mtu} if mtu and found.mtu != mtu else {}
+            if options or not found.up:
+                links.change(netlink, found.index, f"take {link} up", state="up", **options)
+
+        await self._node.run(work)
+
+
+def switch_port(attachment: Attachment, link: str) -> SwitchPort:
+    """The port of an attachment on this machine's switch; CNI's ingress is what the pod receives."""
+    bandwidth = attachment.bandwidth
+    return SwitchPort(
+        attachment=attachment.id,
+        link=link,
+        port=attachment.port,
+        pod_uid=attachment.pod_uid,
+        mac=attachment.assignment.mac,
+        sandbox=attachment.container_id,
+        network=attachment.network,
+        sent_rate=bandwidth.egress_rate // 1000,
+        sent_burst=bandwidth.egress_burst // 1000,
+        received_rate=bandwidth.ingress_rate // 1000,
+        received_burst=bandwidth.ingress_burst // 1000,
+    )
+
+
+def _take_down(netlink: IPRoute, name: str) -> None:
+    link = links.find(netlink, name=name)
+    if link is not None and link.up:
+        links.change(netlink, link.index, f"take {name} down", state="down")

@@ -1,0 +1,109 @@
+"""Pods of one node as Kubernetes shows them, with what cni-controller assigned to them."""
+
+import asyncio
+from collections.abc import Callable
+
+from cni.node.assignment import Assignment, parse
+from cni.node.errors import BadConfiguration, TryLater
+from foundation.kube.client import KubeClient
+from foundation.kube.models.core import Pod
+from foundation.kube.reflector import Change, Reflector
+from foundation.kube.resources import PODS
+
+
+class Pods:
+    """Follows the pods scheduled to `node`."""
+
+    def __init__(self, client: KubeClient, node: str) -> None:
+        self.node = node
+        self._reflector = Reflector(client, PODS, field_selector=f"spec.nodeName={node}")
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._reflector.subscribe(self._note)
+
+    async def run(self) -> None:
+        await self._reflector.run()
+
+    async def synced(self) -> None:
+        await self._reflector.synced()
+
+    def problem(self) -> str:
+        if self._reflector.has_synced:
+            return ""
+        return f"the pods of node {self.node} are not known yet: {self._reflector.last_error or 'first list under way'}"
+
+    def get(self, namespace: str, name: str) -> Pod | None:
+        return self._reflector.store.get(f"{namespace}/{name}")
+
+    def alive(self, namespace: str, name: str, uid: str) -> bool:
+        """Whether this very pod is scheduled here and has not ended."""
+        pod = self.get(namespace, name)
+        return pod is not None and (not uid or pod.metadata.uid == uid) and not ended(pod)
+
+    async def assignment(
+        self, *, namespace: str, name: str, uid: str, network: str, deadline: float
+    ) -> tuple[Pod, Assignment]:
+        """What the controller gave the pod in a network, now or within `deadline` seconds.
+
+        Raises TryLater with what is missing; BadConfiguration for an annotation that cannot be used.
+        """
+
+        def ready(pod: Pod | None) -> bool:
+            return pod is not None and (not uid or pod.metadata.uid == uid) and self._assigned(pod, network) is not None
+
+        pod = await self.until(namespace, name, ready, deadline=deadline)
+        if pod is None:
+            raise TryLater(self._missing(namespace, name, uid, network, deadline))
+        assignment = self._assigned(pod, network)
+        assert assignment is not None
+        return pod, assignment
+
+    async def until(
+        self, namespace: str, name: str, predicate: Callable[[Pod | None], bool], *, deadline: float
+    ) -> Pod | None:
+        """The pod once it fits; None when it does not within `deadline` seconds."""
+        key = f"{namespace}/{name}"
+        if predicate(pod := self.get(namespace, name)):
+            return pod
+        changed = asyncio.Event()
+        self._waiting.setdefault(key, set()).add(changed)
+        try:
+            async with asyncio.timeout(deadline):
+                while not predicate(pod := self.get(namespace, name)):
+                    changed.clear()
+                    await changed.wait()
+                return pod
+        except TimeoutError:
+            return None
+        finally:
+            waiting = self._waiting[key]
+            waiting.discard(changed)
+            if not waiting:
+                del self._waiting[key]
+
+    @staticmethod
+    def _assigned(pod: Pod, network: str) -> Assignment | None:
+        return parse(pod.metadata.annotations, network)
+
+    def _missing(self, namespace: str, name: str, uid: str, network: str, deadline: float) -> str:
+        pod = self.get(namespace, name)
+        if problem := self.problem():
+            reason = problem
+        elif pod is None:
+            reason = f"Kubernetes shows no such pod on node {self.node}"
+        elif uid and pod.metadata.uid != uid:
+            reason = f"Kubernetes shows another pod of that name (uid {pod.metadata.uid}, not {uid})"
+        else:
+            reason = f"cni-controller has not assigned it addresses in network {network}; see the pod's events"
+        return f"pod {namespace}/{name} cannot be attached: {reason} (waited {deadline:.1f} s)"
+
+    def _note(self, change: Change[Pod]) -> None:
+        for event in self._waiting.get(change.key, ()):
+            event.set()
+
+
+def ended(pod: Pod) -> bool:
+    """Whether all its containers have ended for good."""
+    return pod.status is not None and pod.status.phase in ("Succeeded", "Failed")
+
+
+__all__ = ["BadConfiguration", "Pods", "ended"]

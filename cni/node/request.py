@@ -1,0 +1,208 @@
+"""Turns a runtime's variables and configuration into a checked call. Pure.
+
+CNI specification 1.1.0, sections 2 "Execution protocol" and 3 "Network configuration format".
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from cni.node.errors import BadConfiguration, BadEnvironment, IncompatibleVersion, NotJson
+
+VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+NEWEST = VERSIONS[-1]
+VERBS = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
+
+_SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
+_REQUIRED = {
+    "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),
+}
+_CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+_MAC = re.compile(r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
+_SCALABLE = re.compile(r"[a-z0-9_]+\.sf\.\d+")
+_PCI = re.compile(r"(?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
+DEFAULT_NETWORK = "default"
+
+
+class Bandwidth(msgspec.Struct, frozen=True, rename="camel"):
+    """Capability "bandwidth": bits a second, and bits; 0 means no bound."""
+
+    ingress_rate: int = 0
+    ingress_burst: int = 0
+    egress_rate: int = 0
+    egress_burst: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.ingress_rate or self.egress_rate)
+
+
+class RuntimeConfig(msgspec.Struct, frozen=True):
+    mac: str = ""
+    ips: tuple[str, ...] = ()
+    bandwidth: Bandwidth | None = None
+    device_id: str = msgspec.field(name="deviceID", default="")
+    device_info_file: str = msgspec.field(name="CNIDeviceInfoFile", default="")
+
+
+class ValidAttachment(msgspec.Struct, frozen=True):
+    container_id: str = msgspec.field(name="containerID")
+    ifname: str
+
+
+class NetworkConfig(msgspec.Struct, frozen=True):
+    """The fields we use; others are the runtime's and are ignored, as the specification asks."""
+
+    cni_version: str = msgspec.field(name="cniVersion", default="0.3.1")
+    name: str = ""
+    type: str = ""
+    device_id: str = msgspec.field(name="deviceID", default="")
+    runtime: RuntimeConfig = msgspec.field(name="runtimeConfig", default=RuntimeConfig())
+    previous: dict[str, Any] | None = msgspec.field(name="prevResult", default=None)
+    nad: str = msgspec.field(name="netAttachDefName", default="")
+    valid: tuple[ValidAttachment, ...] | None = msgspec.field(name="cni.dev/valid-attachments", default=None)
+    valid_old: tuple[ValidAttachment, ...] | None = msgspec.field(name="cni.dev/attachments", default=None)
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One checked call. Pod fields are "" for GC, STATUS, and for a DEL without CNI_ARGS. `deadline` is in seconds."""
+
+    verb: str
+    version: str
+    container_id: str = ""
+    netns: str = ""
+    ifname: str = ""
+    pod_namespace: str = ""
+    pod_name: str = ""
+    pod_uid: str = ""
+    device_id: str = ""
+    network: str = DEFAULT_NETWORK
+    network_name: str = ""
+    mac: str = ""
+    ips: tuple[str, ...] = ()
+    bandwidth: Bandwidth = Bandwidth()
+    device_info_file: str = ""
+    previous: dict[str, Any] | None = None
+    valid: tuple[ValidAttachment, ...] = ()
+    deadline: float = 110.0
+
+
+def version_of(config: bytes) -> str:
+    """The version in which to answer, also for a configuration that cannot be used; the newest when it has none."""
+    try:
+        found = msgspec.json.decode(config, type=dict[str, Any]).get("cniVersion", "")
+    except msgspec.MsgspecError:
+        return NEWEST
+    return found if found in VERSIONS else NEWEST
+
+
+def parse(variables: Mapping[str, str], config: bytes) -> Call:
+    """Raises BadEnvironment, NotJson, BadConfiguration, IncompatibleVersion; nothing has been touched then."""
+    verb = variables.get("CNI_COMMAND", "")
+    if verb not in VERBS:
+        raise BadEnvironment(f"CNI_COMMAND is {verb!r}, which is not one of {', '.join(VERBS)}")
+    missing = [name for name in _REQUIRED.get(verb, ()) if not variables.get(name)]
+    if missing:
+        raise BadEnvironment(f"{verb} needs {', '.join(missing)}, which the runtime did not set")
+    container_id, ifname = variables.get("CNI_CONTAINERID", ""), variables.get("CNI_IFNAME", "")
+    if container_id and not _CONTAINER_ID.fullmatch(container_id):
+        raise BadEnvironment(f"CNI_CONTAINERID {container_id!r} has characters which the specification does not allow")
+    if ifname:
+        _check_ifname(ifname)
+    conf = decode(config)
+    if conf.cni_version not in VERSIONS:
+        raise IncompatibleVersion(
+            f"cniVersion {conf.cni_version!r} is not supported; set one of {', '.join(VERSIONS)} in the configuration"
+        )
+    since = _SINCE.get(verb)
+    if since is not None and VERSIONS.index(conf.cni_version) < VERSIONS.index(since):
+        raise IncompatibleVersion(f"{verb} exists since CNI {since}, but the configuration says {conf.cni_version}")
+    if verb in _REQUIRED and not conf.name:
+        raise BadConfiguration("the configuration has no name; every network configuration needs one")
+    arguments = _arguments(variables.get("CNI_ARGS", ""))
+    call = Call(
+        verb=verb,
+        version=conf.cni_version,
+        container_id=container_id,
+        netns=variables.get("CNI_NETNS", ""),
+        ifname=ifname,
+        pod_namespace=arguments.get("K8S_POD_NAMESPACE", ""),
+        pod_name=arguments.get("K8S_POD_NAME", ""),
+        pod_uid=arguments.get("K8S_POD_UID", ""),
+        device_id=_device(conf),
+        network=conf.nad or DEFAULT_NETWORK,
+        network_name=conf.name,
+        mac=_mac(conf.runtime.mac or arguments.get("MAC", "")),
+        ips=conf.runtime.ips,
+        bandwidth=conf.runtime.bandwidth or Bandwidth(),
+        device_info_file=conf.runtime.device_info_file,
+        previous=conf.previous,
+        valid=conf.valid if conf.valid is not None else conf.valid_old or (),
+        deadline=_deadline(variables.get("DEADLINE_MS", "")),
+    )
+    if verb == "ADD" and not (call.pod_namespace and call.pod_name):
+        raise BadEnvironment(
+            "CNI_ARGS has no K8S_POD_NAMESPACE and K8S_POD_NAME; this plugin serves Kubernetes pods only"
+        )
+    if verb == "CHECK" and conf.previous is None:
+        raise BadConfiguration("CHECK needs prevResult in the configuration; the runtime keeps it from ADD")
+    if verb == "GC" and conf.valid is None and conf.valid_old is None:
+        raise BadConfiguration("GC needs cni.dev/valid-attachments in the configuration; without it nothing is removed")
+    return call
+
+
+def decode(config: bytes) -> NetworkConfig:
+    """Raises NotJson, BadConfiguration."""
+    try:
+        return msgspec.json.decode(config, type=NetworkConfig)
+    except msgspec.ValidationError as error:
+        raise BadConfiguration(f"the network configuration is malformed: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise NotJson(f"the network configuration on standard input is not JSON: {error}") from None
+
+
+def _device(conf: NetworkConfig) -> str:
+    given = {value for value in (conf.device_id, conf.runtime.device_id) if value}
+    if len(given) > 1:
+        raise BadConfiguration(
+            f"deviceID is {conf.device_id} in the configuration but {conf.runtime.device_id} in runtimeConfig"
+        )
+    device = next(iter(given), "")
+    if device and not _PCI.fullmatch(device) and not _SCALABLE.fullmatch(device):
+        raise BadConfiguration(f"deviceID {device!r} is neither a PCI address nor a scalable function's name")
+    return device
+
+
+def _mac(text: str) -> str:
+    if text and not _MAC.fullmatch(text):
+        raise BadConfiguration(
+            f"MAC address {text!r} is malformed; write it as six pairs of hexadecimal digits with colons"
+        )
+    return text.lower()
+
+
+def _check_ifname(name: str) -> None:
+    if len(name.encode()) > 15:
+        raise BadEnvironment(
+            f"CNI_IFNAME {name!r} is longer than the kernel's 15 bytes; choose a shorter interface name"
+        )
+    if name in (".", "..") or re.search(r"[/:\s]", name):
+        raise BadEnvironment(f"CNI_IFNAME {name!r} is no interface name: it must have no slash, colon or blank")
+
+
+def _arguments(text: str) -> dict[str, str]:
+    """CNI_ARGS `A=1;B=2`. Raises BadEnvironment for a part without `=`."""
+    found: dict[str, str] = {}
+    for part in text.split(";"):
+        key, equals, value = part.partition("=")
+        if not equals and part:
+            raise BadEnvironment(f"CNI_ARGS has the part {part!r} without an equals sign")
+        found[key] = value
+    return found
+
+
+def _deadline(text: str) -> float:
+    return min(int(text) / 1000, 600.0) if text.isdigit() and int(text) else 110.0
