@@ -101,10 +101,11 @@ class _Calls:
         )
 
     async def _finished(self, details: grpc.aio.ClientCallDetails, call: Any, started: float) -> None:
-        """Wait for the call's end and record it."""
+        """Wait for the call's end and record it; whoever gives up waiting gives up the call."""
         try:
             code, text = await call.code(), await call.details()
         except asyncio.CancelledError:
+            call.cancel()
             self._record(details, grpc.StatusCode.CANCELLED, "", started)
             raise
         self._record(details, code, text, started)

@@ -106,7 +106,7 @@ def run_jumping(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return runner.run(main())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def jumping() -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
     """Runs a coroutine function on a clock that jumps."""
     return run_jumping
