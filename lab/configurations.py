@@ -83,7 +83,7 @@ def write_kubeconfig(layout: Layout, ports: Ports, authority: Authority) -> None
     """A token for the stand-in API server, its certificate, and a kubeconfig that fits both."""
     authority.issue_names("127.0.0.1", "localhost", file="apiserver")
     token = secrets.token_urlsafe(24)
-    _write_private(layout.pki / "token", token + "\n")
+    _write_private(layout.pki / "token", f"{token},lab,lab\n")
     content = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -201,6 +201,20 @@ def _volume_attacher(layout: Layout) -> Configuration:
         "socket": str(layout.attacher_socket),
         "bridge": f"unix:{layout.opi_socket}",
         "state_directory": str(layout.daemon_state("volume-attacher")),
+        "host_nqn": f"nqn.2026-11.io.dpu-offload:host.{DPU_NODE}",
+    }
+
+
+def _csi_node_dpu(layout: Layout, ports: Ports, kubeconfig: Path) -> Configuration:
+    address = f"127.0.0.1:{ports.csi_node_dpu}"
+    return {
+        "node_name": DPU_NODE,
+        "listen": address,
+        "advertise": address,
+        "tls": _tls(layout, node=DPU_NODE, component="csi-node-dpu"),
+        "kubeconfig": str(kubeconfig),
+        "attacher": f"unix:{layout.attacher_socket}",
+        "orphan_grace_seconds": 5,
     }
 
 

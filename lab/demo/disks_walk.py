@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import mmap
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from foundation.kube import resources
@@ -216,9 +218,24 @@ def find_bytes(directory: Path, marker: bytes) -> str:
     """The file below ``directory`` that holds the marker, with the offset. Raises WrongBytes when none does."""
     for file in sorted(path for path in directory.rglob("*") if path.is_file() and path.stat().st_size):
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if (offset := content.find(marker)) >= 0:
-                return f"{file.name} at {offset:#x}"
+            for start, end in data_extents(opened.fileno()):
+                if (offset := content.find(marker, start, end)) >= 0:
+                    return f"{file.name} at {offset:#x}"
     raise WrongBytes(f"no file below {directory} holds the bytes that were written on the mounted disk")
+
+
+def data_extents(descriptor: int) -> Iterator[tuple[int, int]]:
+    """The parts of a sparse file that are not holes (lseek(2), SEEK_DATA)."""
+    end = 0
+    while True:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no data after this
+                return
+            raise
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, end
 
 
 def _device_of(directory: Path) -> str:

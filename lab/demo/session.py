@@ -9,14 +9,17 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from foundation.kube import resources
 from foundation.kube.client import KubeClient
 from lab import clearing, record, setting
 from lab.demo import disks_walk, pods_walk
 from lab.demo.observer import Observer
 from lab.demo.steps import Recorder, StepFailed
-from lab.layout import Layout
+from lab.layout import DPU_NODE, DRIVER, HOST_NODE, VF_RESOURCE, Layout
 from lab.suite import Options, Suite
 
+REGISTERED_SECONDS = 20.0
+STORAGE_ANNOTATION = "dpu-offload.io/storage"
 FAILED = 1
 NO_LAB = 3
 
@@ -31,6 +34,7 @@ async def demo(layout: Layout, *, kubeconfig: Path | None, spdk_tgt: Path | None
             async with _observer(suite) as observer:
                 network = suite.network
                 assert network is not None
+                await _registered(observer, steps)
                 # A failed step is in the record; the other walks are still worth seeing.
                 with contextlib.suppress(StepFailed):
                     await pods_walk.walk(steps, observer, layout, network)
@@ -97,6 +101,36 @@ async def _bring_up(suite: Suite, steps: Recorder) -> None:
     # Not a step: a lab that is in use is refused before anything is shown.
     await clearing.claim_run_directory(suite.layout)
     await suite.up(steps)
+
+
+async def _registered(observer: Observer, steps: Recorder) -> None:
+    """Kubelet knows the CSI driver and the VFs, and the DPU has published what it can take."""
+    async with steps.step(
+        "kubelet knows the CSI driver and the VFs, the cluster the DPU's functions"
+    ) as notes:
+        await observer.until(
+            resources.CSI_NODES,
+            HOST_NODE,
+            lambda entry: entry is not None and any(driver.name == DRIVER for driver in entry.spec.drivers or ()),
+            seconds=REGISTERED_SECONDS,
+            what=f"{DRIVER} is in CSINode {HOST_NODE}",
+        )
+        host = await observer.until(
+            resources.NODES,
+            HOST_NODE,
+            lambda node: node is not None and str((node.status.allocatable or {}).get(VF_RESOURCE, "0")) != "0",
+            seconds=REGISTERED_SECONDS,
+            what=f"node {HOST_NODE} offers {VF_RESOURCE}",
+        )
+        await observer.until(
+            resources.NODES,
+            DPU_NODE,
+            lambda node: node is not None and STORAGE_ANNOTATION in (node.metadata.annotations or {}),
+            seconds=REGISTERED_SECONDS,
+            what=f"node {DPU_NODE} has the annotation {STORAGE_ANNOTATION}",
+        )
+        if host is not None:
+            notes.text = f"{(host.status.allocatable or {})[VF_RESOURCE]} VFs"
 
 
 @contextlib.asynccontextmanager
