@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -49,8 +49,11 @@ class Disks:
         self._functions = physical_functions
         self._uevents = uevents
 
-    def look(self, wanted: PublishContext) -> Disk:
-        """One look, no wait. Raises NotYet, and Unavailable for a dead controller."""
+    def look(self, wanted: PublishContext, *, function: bool = True) -> Disk:
+        """One look, no wait; `function`: it must be behind the function that `wanted` names.
+
+        Raises NotYet, and Unavailable for a dead controller.
+        """
         namespace = self._sysfs.namespace_by_uuid(wanted.namespace_uuid)
         if namespace is None:
             raise NotYet(f"no disk with namespace uuid {wanted.namespace_uuid}")
@@ -63,7 +66,8 @@ class Disks:
             raise NotYet(
                 f"disk {namespace.name} is of subsystem {namespace.subsystem_nqn}, not of {wanted.subsystem_nqn}"
             )
-        self._confirm_function(namespace, wanted)
+        if function:
+            self._confirm_function(namespace, wanted)
         state = self.state(namespace)
         if state == DEAD:
             raise Unavailable(f"the controller of disk {namespace.name} is dead; the DPU has to bring it back")
@@ -88,16 +92,11 @@ class Disks:
             return LIVE
         return next((state for state in states if state != DEAD), DEAD if states else "")
 
-    async def wait(self, wanted: PublishContext, *, seconds: float, rescan_after: float) -> Disk:
+    async def wait(self, wanted: PublishContext, *, seconds: float, rescan_after: float, function: bool = True) -> Disk:
         """Looks at every uevent; once after `rescan_after` seconds the controller is told to look as well.
 
         Raises DeadlineExceeded with the last reason.
         """
-        return await self.until(lambda: self.look(wanted), wanted=wanted, seconds=seconds, rescan_after=rescan_after)
-
-    async def until(
-        self, look: Callable[[], Disk], *, wanted: PublishContext, seconds: float, rescan_after: float
-    ) -> Disk:
         changed = asyncio.Event()
 
         def notice(event: Uevent) -> None:
@@ -112,7 +111,7 @@ class Disks:
             while True:
                 changed.clear()
                 try:
-                    return look()
+                    return self.look(wanted, function=function)
                 except NotYet as reason:
                     now = loop.time()
                     if now >= end:

@@ -1,9 +1,11 @@
 """NodeExpandVolume: wait until the host sees the larger disk, then grow the file system."""
 
+import posixpath
+
 from csi.errors import FailedPrecondition, InvalidArgument, NotFound
 from csi.node_host import mounts
 from csi.node_host.disks import Disk
-from csi.node_host.host import Host, check_path, check_volume
+from csi.node_host.host import Host, check_volume
 from csi.publication import PublishContext
 from dpu_offload_stubs.csi import csi_pb2
 
@@ -11,7 +13,8 @@ from dpu_offload_stubs.csi import csi_pb2
 def check(request: csi_pb2.NodeExpandVolumeRequest) -> None:
     if not request.volume_id:
         raise InvalidArgument("volume_id is missing")
-    check_path(request.volume_path, "volume_path")
+    if not request.volume_path:
+        raise InvalidArgument("volume_path is missing")
     capacity = request.capacity_range
     if capacity.required_bytes < 0 or capacity.limit_bytes < 0:
         raise InvalidArgument("capacity_range: bytes cannot be negative")
@@ -23,7 +26,7 @@ def check(request: csi_pb2.NodeExpandVolumeRequest) -> None:
 async def expand(host: Host, request: csi_pb2.NodeExpandVolumeRequest) -> int:
     """Returns the disk's size in bytes."""
     check(request)
-    path = check_path(request.volume_path, "volume_path")
+    path = posixpath.normpath(request.volume_path)
     record = await host.record(request.volume_id)
     if record is None or path not in (record.staging_path, *record.targets):
         raise NotFound(f"volume {request.volume_id} is not at {path}")
@@ -33,7 +36,7 @@ async def expand(host: Host, request: csi_pb2.NodeExpandVolumeRequest) -> int:
         size_bytes=request.capacity_range.required_bytes,
     )
     disk: Disk = await host.disks.wait(
-        wanted, seconds=host.config.disk_seconds, rescan_after=host.config.rescan_seconds
+        wanted, seconds=host.config.disk_seconds, rescan_after=host.config.rescan_seconds, function=False
     )
     if record.block:
         return disk.size

@@ -34,7 +34,12 @@ class FileSystems:
         self._seconds = seconds
 
     async def signature(self, disk: Disk) -> str:
-        """The file system's name, any other content's description, or "" for a blank disk."""
+        """The file system's name, any other content's description, or "" for a blank disk.
+
+        blkid says "nothing found" of a disk that it cannot read, too: so both ends are read here first, and a disk
+        that does not give them is an error, never blank.
+        """
+        await blocking(lambda: _read_ends(disk), seconds=_HEAD_SECONDS, what=f"read {disk.path}")
         output = await run("blkid", "-p", "-o", "export", disk.path, seconds=self._seconds, accept=(0, _BLKID_NOTHING))
         if output.code == _BLKID_NOTHING:
             return ""
@@ -106,6 +111,19 @@ def refuse_other(disk: Disk, found: str, wanted: str) -> None:
             f"disk {disk.name} holds {found}, but the volume asks for {wanted}; it is not formatted anew: "
             "correct fsType"
         )
+
+
+def _read_ends(disk: Disk) -> None:
+    try:
+        descriptor = os.open(disk.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for start in (0, max(0, disk.size - superblocks.HEAD_BYTES)):
+                if not os.pread(descriptor, superblocks.HEAD_BYTES, start):
+                    raise Internal(f"disk {disk.path} ends before byte {start}")
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise Internal(f"disk {disk.path} cannot be read: {error.strerror}") from error
 
 
 def _read_head(path: str) -> bytes:

@@ -1,11 +1,12 @@
 """NodeGetVolumeStats: usage and condition, told without touching a disk that could hang."""
 
 import os
+import posixpath
 
 from csi.errors import DeadlineExceeded, InvalidArgument, NotFound
 from csi.node_host import mounts
 from csi.node_host.bounded import blocking
-from csi.node_host.host import Host, check_path
+from csi.node_host.host import Host
 from dpu_offload_stubs.csi import csi_pb2
 
 _SECONDS = 10.0
@@ -14,7 +15,9 @@ _SECONDS = 10.0
 async def stats(host: Host, request: csi_pb2.NodeGetVolumeStatsRequest) -> csi_pb2.NodeGetVolumeStatsResponse:
     if not request.volume_id:
         raise InvalidArgument("volume_id is missing")
-    path = check_path(request.volume_path, "volume_path")
+    if not request.volume_path:
+        raise InvalidArgument("volume_path is missing")
+    path = posixpath.normpath(request.volume_path)
     record = await host.record(request.volume_id)
     if record is None or path not in (record.staging_path, *record.targets):
         raise NotFound(f"volume {request.volume_id} is not at {path}")

@@ -21,11 +21,13 @@ _SECONDS = 60.0
 
 def check(request: csi_pb2.NodePublishVolumeRequest) -> None:
     """Raises InvalidArgument, NotFound; nothing has been changed."""
-    check_volume(request.volume_id)
+    if not request.volume_id:
+        raise InvalidArgument("volume_id is missing")
     check_path(request.target_path, "target_path")
     capabilities.check_one(request)
     if request.staging_target_path:
         check_path(request.staging_target_path, "staging_target_path")
+    check_volume(request.volume_id)
 
 
 async def publish(host: Host, request: csi_pb2.NodePublishVolumeRequest) -> None:

@@ -22,9 +22,11 @@ _UNMOUNT_SECONDS = 60.0
 
 def check(request: csi_pb2.NodeStageVolumeRequest) -> PublishContext:
     """Raises InvalidArgument, NotFound; nothing has been changed."""
-    check_volume(request.volume_id)
+    if not request.volume_id:
+        raise InvalidArgument("volume_id is missing")
     check_path(request.staging_target_path, "staging_target_path")
     capabilities.check_one(request)
+    check_volume(request.volume_id)
     if not request.publish_context:
         raise InvalidArgument("publish_context is missing: the volume must be published to this node first")
     return PublishContext.parse(request.publish_context)

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from csi.errors import FailedPrecondition, Internal
@@ -69,15 +70,12 @@ async def test_make_know_check_and_grow(fs_type: str, tmp_path: Path) -> None:
         await loops.detach(path)
 
 
-# An MBR with one Linux partition; the head of a LUKS2 and of an LVM2 physical volume.
+# An MBR with one Linux partition; the head of a LUKS2 volume.
 MBR = bytes(446) + bytes.fromhex("00202100 83 fe2a 02 00080000 00f80000".replace(" ", "")) + bytes(48) + b"\x55\xaa"
 LUKS = b"LUKS\xba\xbe\x00\x02" + (1 << 14).to_bytes(8, "big") + bytes(4080)
-LVM = bytes(512) + b"LABELONE" + (1).to_bytes(8, "little") + bytes(4) + (32).to_bytes(4, "little") + b"LVM2 001"
 
 
-@pytest.mark.parametrize(
-    ("content", "words"), [(MBR, "partition table"), (LUKS, "crypto_LUKS"), (LVM + b"a" * 32, "LVM2")]
-)
+@pytest.mark.parametrize(("content", "words"), [(MBR, "partition table"), (LUKS, "crypto_LUKS")])
 async def test_what_is_not_blank_is_refused(loop: Disk, content: bytes, words: str) -> None:
     with open(loop.path, "r+b") as opened:
         opened.write(content)
@@ -102,6 +100,11 @@ async def test_damage_beyond_repair_is_told(loop: Disk) -> None:
         opened.write(os.urandom(MIB))
     with pytest.raises(FailedPrecondition, match=r"fsck.ext4"):
         await SYSTEMS.check(loop, "ext4")
+
+
+async def test_a_disk_shorter_than_sysfs_says_is_an_error_not_blank(loop: Disk) -> None:
+    with pytest.raises(Internal, match="ends before"):
+        await SYSTEMS.signature(msgspec.structs.replace(loop, size=1024 * MIB))
 
 
 async def test_a_missing_device_is_an_error_not_blank(tmp_path: Path) -> None:
