@@ -1,0 +1,236 @@
+"""NetworkPolicy situations, each a row of moments that follow one another.
+
+The world is the one of the upstream conformance tests: namespaces x, y, z, each with pods a, b, c that serve ports 80
+and 81 by TCP, UDP, SCTP. A moment says which policies exist, and which labels differ from the usual ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+NAMESPACES = ("x", "y", "z")
+PODS = ("a", "b", "c")
+PORTS = (80, 81)
+PROTOCOLS = ("TCP", "UDP", "SCTP")
+Json = dict[str, Any]
+
+
+@dataclass
+class Moment:
+    """`pod_labels`: key -> labels besides `pod`; `namespace_labels`: name -> labels besides `ns`."""
+
+    policies: list[Json] = field(default_factory=list)
+    pod_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    namespace_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def policy(name: str, spec: Json, namespace: str = "x") -> Json:
+    return {"metadata": {"name": name, "namespace": namespace}, "spec": {"podSelector": {}, **spec}}
+
+
+def labels(**wanted: str) -> Json:
+    return {"matchLabels": wanted}
+
+
+def expression(key: str, operator: str, *values: str) -> Json:
+    return {"matchExpressions": [{"key": key, "operator": operator, **({"values": list(values)} if values else {})}]}
+
+
+def ingress(*rules: Json, subject: Json | None = None) -> Json:
+    return {"podSelector": subject or {}, "policyTypes": ["Ingress"], "ingress": list(rules)}
+
+
+def egress(*rules: Json, subject: Json | None = None) -> Json:
+    return {"podSelector": subject or {}, "policyTypes": ["Egress"], "egress": list(rules)}
+
+
+def pods(selector: Json) -> Json:
+    return {"podSelector": selector}
+
+
+def namespaces(selector: Json) -> Json:
+    return {"namespaceSelector": selector}
+
+
+def both(namespace: Json, pod: Json) -> Json:
+    return {"namespaceSelector": namespace, "podSelector": pod}
+
+
+def port(number: int | str | None = None, protocol: str = "", end: int = 0) -> Json:
+    entry: Json = {}
+    if number is not None:
+        entry["port"] = number
+    if protocol:
+        entry["protocol"] = protocol
+    if end:
+        entry["endPort"] = end
+    return entry
+
+
+def from_(*peers: Json, ports: list[Json] | None = None) -> Json:
+    return {**({"from": list(peers)} if peers else {}), **({"ports": ports} if ports else {})}
+
+
+def to(*peers: Json, ports: list[Json] | None = None) -> Json:
+    return {**({"to": list(peers)} if peers else {}), **({"ports": ports} if ports else {})}
+
+
+DENY_IN = ingress()
+DENY_OUT = egress()
+DENY_ALL: Json = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+A = labels(pod="a")
+B = labels(pod="b")
+C = labels(pod="c")
+
+
+def one(*specs: Json) -> list[Moment]:
+    """A single moment with one policy in x for each spec."""
+    return [Moment([policy(f"p{index}", spec) for index, spec in enumerate(specs)])]
+
+
+def simple() -> Iterator[tuple[str, list[Moment]]]:
+    yield "no policy", [Moment()]
+    yield "default deny ingress", one(DENY_IN)
+    yield "default deny egress", one(DENY_OUT)
+    yield "default deny both", one(DENY_ALL)
+    yield "allow all ingress", one(ingress(from_()))
+    yield "allow all egress", one(egress(to()))
+    yield "allow all beside deny all", one(DENY_ALL, ingress(from_()), egress(to()))
+    yield "deny for one pod only", one(ingress(subject=A))
+    yield "deny all of every namespace", [Moment([policy("p", DENY_ALL, n) for n in NAMESPACES])]
+    yield "types left out, with egress rules", one({"egress": [to(pods(B))]})
+    yield "types left out, without egress rules", one({"ingress": [from_(pods(B))]})
+    yield "subject selects nobody", one(ingress(subject=labels(pod="none")))
+    yield "subject by expression", one(ingress(subject=expression("pod", "NotIn", "a", "b")))
+    yield "subject by existence", one(ingress(subject=expression("pod", "Exists")))
+
+
+def peers() -> Iterator[tuple[str, list[Moment]]]:
+    yield "from pods of the same namespace", one(ingress(from_(pods(B)), subject=A))
+    yield "from everybody of the same namespace", one(ingress(from_(pods({}))))
+    yield "from a namespace", one(ingress(from_(namespaces(labels(ns="y"))), subject=A))
+    yield "from all namespaces", one(ingress(from_(namespaces({}))))
+    yield "from pods by expression", one(ingress(from_(pods(expression("pod", "In", "b", "c"))), subject=A))
+    yield "from namespaces by expression", one(ingress(from_(namespaces(expression("ns", "In", "y", "z"))), subject=A))
+    yield "from namespaces but one", one(ingress(from_(namespaces(expression("ns", "NotIn", "x")))))
+    yield "from pod or namespace", one(ingress(from_(pods(B), namespaces(labels(ns="y"))), subject=A))
+    yield "from pod and namespace", one(ingress(from_(both(labels(ns="y"), B)), subject=A))
+    yield "from pod and any namespace", one(ingress(from_(both({}, B)), subject=A))
+    yield (
+        "from several pods and namespaces",
+        one(ingress(from_(both(expression("ns", "NotIn", "x"), expression("pod", "In", "b", "c"))), subject=A)),
+    )
+    yield "two rules with different peers", one(ingress(from_(pods(B)), from_(namespaces(labels(ns="z"))), subject=A))
+    yield "to pods of the same namespace", one(egress(to(pods(B)), subject=A))
+    yield "to a namespace", one(egress(to(namespaces(labels(ns="y"))), subject=A))
+    yield "to pod and namespace", one(egress(to(both(labels(ns="y"), A)), subject=A))
+    yield "selectors that select nobody", one(ingress(from_(pods(labels(pod="none"))), subject=A))
+    yield "an absent label", one(ingress(from_(pods(expression("absent", "DoesNotExist"))), subject=A))
+    yield (
+        "both directions on their own",
+        one(ingress(from_(pods(B)), subject=A), egress(to(namespaces(labels(ns="y"))), subject=A)),
+    )
+    yield (
+        "two sides that must both agree",
+        [
+            Moment(
+                [policy("in", ingress(from_(pods(B))), "x"), policy("out", egress(to(namespaces(labels(ns="y")))), "x")]
+            )
+        ],
+    )
+
+
+def numbers() -> Iterator[tuple[str, list[Moment]]]:
+    yield "one port", one(ingress(from_(ports=[port(81)]), subject=A))
+    yield "one port from a namespace", one(ingress(from_(namespaces(labels(ns="y")), ports=[port(81)]), subject=A))
+    yield (
+        "two stacked policies with a port each",
+        one(
+            ingress(from_(namespaces(labels(ns="y")), ports=[port(80)]), subject=A),
+            ingress(from_(namespaces(labels(ns="y")), ports=[port(81)]), subject=A),
+        ),
+    )
+    yield "several ports and protocols", one(ingress(from_(ports=[port(80, "TCP"), port(81, "UDP"), port(80, "SCTP")])))
+    yield "a whole protocol", one(ingress(from_(ports=[port(protocol="UDP")])))
+    yield "SCTP is not TCP", one(ingress(from_(ports=[port(80, "SCTP")]), subject=A))
+    yield "UDP is not TCP", one(ingress(from_(ports=[port(81, "UDP")]), subject=A))
+    yield "a range", one(ingress(from_(ports=[port(79, end=80)])))
+    yield "a range that holds all", one(egress(to(ports=[port(1, end=65535), port(1, "UDP", end=65535)])))
+    yield "a port nobody serves", one(ingress(from_(ports=[port(9999)])))
+    yield "a named port", one(ingress(from_(ports=[port("serve-80-tcp")]), subject=A))
+    yield "a named port with another protocol", one(ingress(from_(ports=[port("serve-80-tcp", "UDP")]), subject=A))
+    yield "an unknown named port", one(ingress(from_(ports=[port("nobody")]), subject=A))
+    yield "a name with two meanings", one(ingress(from_(ports=[port("mixed")])))
+    yield "named ports out, to everybody", one(egress(to(ports=[port("serve-80-tcp")]), subject=A))
+    yield "named ports out, to some", one(egress(to(namespaces(labels(ns="y")), ports=[port("mixed")]), subject=A))
+    yield (
+        "named and numbered",
+        one(ingress(from_(namespaces(labels(ns="y")), ports=[port("serve-80-tcp"), port(81, "UDP")]), subject=A)),
+    )
+    yield (
+        "named both ways",
+        one(
+            ingress(from_(ports=[port("serve-80-tcp")]), subject=A), egress(to(ports=[port("serve-81-udp")]), subject=A)
+        ),
+    )
+
+
+def blocks(address: Mapping[str, str]) -> Iterator[tuple[str, list[Moment]]]:
+    """`address`: the pods' addresses."""
+
+    def block(cidr: str, *excepts: str) -> Json:
+        return {"ipBlock": {"cidr": cidr, **({"except": list(excepts)} if excepts else {})}}
+
+    every = "0.0.0.0/0" if ":" not in address["y/b"] else "::/0"
+    length = 32 if ":" not in address["y/b"] else 128
+    single = f"{address['y/b']}/{length}"
+    yield "to a block", one(egress(to(block(single)), subject=A))
+    yield "to a block with an exception", one(egress(to(block(every, single)), subject=A))
+    yield (
+        "an exception that another rule allows",
+        one(egress(to(block(every, single)), to(block(single), ports=[port(80)]), subject=A)),
+    )
+    yield (
+        "an exception that another policy allows",
+        one(egress(to(block(every, single)), subject=A), egress(to(block(single)), subject=A)),
+    )
+    yield "from a block", one(ingress(from_(block(single)), subject=A))
+    yield "from blocks and pods", one(ingress(from_(block(single), pods(C)), subject=A))
+    yield "from everywhere but two", one(ingress(from_(block(every, single, f"{address['z/c']}/{length}")), subject=A))
+
+
+def changes() -> Iterator[tuple[str, list[Moment]]]:
+    allow = policy("p", ingress(from_()))
+    deny = policy("p", DENY_IN)
+    yield "a policy is tightened, then deleted", [Moment([allow]), Moment([deny]), Moment()]
+    labelled = policy("p", ingress(from_(namespaces(labels(team="new"))), subject=A))
+    yield (
+        "a namespace gets a label and loses it",
+        [
+            Moment([labelled]),
+            Moment([labelled], namespace_labels={"y": {"team": "new"}}),
+            Moment([labelled]),
+        ],
+    )
+    by_pod = policy("p", ingress(from_(pods(labels(role="client"))), subject=A))
+    yield (
+        "a pod gets a label and loses it",
+        [
+            Moment([by_pod]),
+            Moment([by_pod], pod_labels={"x/b": {"role": "client"}, "y/b": {"role": "client"}}),
+            Moment([by_pod]),
+        ],
+    )
+    becomes = policy("p", ingress(subject=labels(role="server")))
+    yield "a pod becomes a subject", [Moment([becomes]), Moment([becomes], pod_labels={"x/c": {"role": "server"}})]
+    across = policy("p", egress(to(both(labels(team="new"), labels(role="db")))))
+    yield (
+        "namespace and pod labels come one after the other",
+        [
+            Moment([across], namespace_labels={"z": {"team": "new"}}),
+            Moment([across], namespace_labels={"z": {"team": "new"}}, pod_labels={"z/a": {"role": "db"}}),
+            Moment([across], pod_labels={"z/a": {"role": "db"}}),
+        ],
+    )

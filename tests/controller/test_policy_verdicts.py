@@ -1,0 +1,115 @@
+"""NetworkPolicies' verdicts by the real OVN against the reference: every pair of pods and port in every situation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from tests.controller import scenarios
+from tests.controller.reference import Cluster
+from tests.controller.scenarios import NAMESPACES, PODS, PORTS, PROTOCOLS, Moment
+from tests.controller.stage import Stage, node, pod
+from tests.controller.tracer import Endpoint, Tracer
+from tests.controller.verdicts import record
+
+NODES = {4: {"n1": "10.1.0.0/24", "n2": "10.2.0.0/24"}, 6: {"n1": "fd00:1::/64", "n2": "fd00:2::/64"}}
+
+
+class Theatre:
+    """Nine pods on two nodes, whose policies and labels are changed from moment to moment."""
+
+    def __init__(self, stage: Stage, tracer: Tracer, family: int) -> None:
+        self.stage, self.tracer = stage, tracer
+        self.pairs = self.wrong = self.refused = 0
+        self.mistakes: list[str] = []
+        self.policies: dict[str, Any] = {}
+        stage.put("node", *(node(name, cidr) for name, cidr in NODES[family].items()))
+        self.keys = [f"{n}/{p}" for n in NAMESPACES for p in PODS]
+        self._namespaces(Moment())
+        self._pods(Moment())
+
+    def _namespaces(self, moment: Moment) -> None:
+        self.namespaces = {n: {"ns": n, **moment.namespace_labels.get(n, {})} for n in NAMESPACES}
+        for name, labels in self.namespaces.items():
+            self.stage.put("namespace", {"metadata": {"name": name, "labels": labels}})
+
+    def _pods(self, moment: Moment) -> None:
+        self.pods = []
+        for index, key in enumerate(self.keys):
+            namespace, name = key.split("/")
+            ports = {f"serve-{number}-{each.lower()}": (each, number) for number in PORTS for each in PROTOCOLS}
+            ports["mixed"] = ("TCP", PORTS[index % 2])
+            labels = {"pod": name, **moment.pod_labels.get(key, {})}
+            on = "n1" if index % 2 else "n2"
+            self.pods.append(pod(name, namespace=namespace, on=on, uid=key, labels=labels, ports=ports))
+        self.stage.put("pod", *self.pods)
+
+    async def ready(self) -> None:
+        await self.stage.settle()
+        ports = self.stage.named("Logical_Switch_Port")
+        self.endpoints = {}
+        for each in self.pods:
+            key = f"{each['metadata']['namespace']}/{each['metadata']['name']}"
+            entry = self.stage.annotations[key]["default"]
+            switch = each["spec"]["nodeName"]
+            (router,) = (r for r in self.stage.rows("Logical_Router_Port") if r["name"] == f"router-to-{switch}")
+            self.endpoints[key] = Endpoint(
+                key.replace("/", "_"), switch, entry["mac"], entry["ips"][0].partition("/")[0], router["mac"]
+            )
+            assert self.endpoints[key].port in ports
+        self.addresses = {key: endpoint.ip for key, endpoint in self.endpoints.items()}
+
+    async def play(self, name: str, moments: Iterable[Moment]) -> None:
+        for number, moment in enumerate((*moments, None)):
+            wanted = (
+                {f"{p['metadata']['namespace']}/{p['metadata']['name']}": p for p in moment.policies} if moment else {}
+            )
+            self.stage.remove("networkpolicy", *(key for key in self.policies if key not in wanted))
+            self.stage.put("networkpolicy", *wanted.values())
+            self.policies = wanted
+            self._namespaces(moment or Moment())
+            self._pods(moment or Moment())
+            await self.stage.settle()
+            assert not self.stage.problems, self.stage.problems
+            if moment is not None:
+                await self._judge(f"{name} [{number}]", moment)
+
+    async def _judge(self, name: str, moment: Moment) -> None:
+        await self.tracer.synchronise()
+        cluster = Cluster(self.namespaces, self.pods, self.addresses, moment.policies)
+        questions = [
+            (source, destination, protocol, port)
+            for source, destination in itertools.permutations(self.keys, 2)
+            for protocol in PROTOCOLS
+            for port in PORTS
+        ]
+        verdicts = await self.tracer.reaches(
+            [(self.endpoints[s], self.endpoints[d], protocol, port) for s, d, protocol, port in questions]
+        )
+        self.pairs += len(questions)
+        self.refused += verdicts.count(False)
+        for question, verdict in zip(questions, verdicts, strict=True):
+            if verdict != cluster.allowed(*question):
+                self.wrong += 1
+                self.mistakes.append(f"{name}: {question} is {'allowed' if verdict else 'refused'}")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+async def test_every_pair_of_every_situation(family: int) -> None:
+    async with Tracer() as tracer, Stage(tracer.central.nb) as stage:
+        theatre = Theatre(stage, tracer, family)
+        await theatre.ready()
+        situations = [*scenarios.blocks(theatre.addresses), *scenarios.numbers()]
+        if family == 4:
+            situations += [*scenarios.simple(), *scenarios.peers(), *scenarios.changes()]
+        for name, moments in situations:
+            await theatre.play(name, moments)
+        assert not list(stage.rows("ACL")), "rules are left after the last policy has gone"
+        assert not list(stage.rows("Port_Group"))
+        assert not list(stage.rows("Address_Set"))
+    record(f"networkpolicy ipv{family}", pairs=theatre.pairs, wrong=theatre.wrong)
+    assert theatre.mistakes == []
+    assert theatre.pairs / 10 < theatre.refused < theatre.pairs * 9 / 10  # both verdicts have been seen
