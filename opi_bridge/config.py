@@ -53,6 +53,8 @@ class CardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["spdk_vfiouser", "snap4", "snap3", "intel_npi", "marvell", "qemu"] = "spdk_vfiouser"
     directory: str = "/run/dpu-offload/vfiouser"
     """Of the vfio-user sockets (spdk_vfiouser)."""
+    settle_seconds: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.3
+    """What a connected host gets to drop removed disks before its controller goes (spdk_vfiouser without qmp)."""
     functions: list[PhysicalFunction] = []
     qmp: QmpConfig | None = None
     """Hot-plugs controllers into a guest (spdk_vfiouser, qemu)."""

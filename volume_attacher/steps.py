@@ -96,7 +96,8 @@ class Attachment:
     async def undo(self) -> None:
         """Take everything down, in reverse; what is gone already does not matter. Raises the first BridgeError."""
         steps = {step.name: step for step in self.steps()}
-        for name in ("controller", "limit", "namespace"):
+        # The namespace first: a host whose controller vanishes with a disk on it hangs until its I/O times out.
+        for name in ("limit", "namespace", "controller"):
             if name in steps:
                 await self._back(steps[name])
 

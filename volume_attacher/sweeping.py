@@ -12,12 +12,12 @@ log: Final = logging.getLogger(__name__)
 async def sweep(bridge: Bridge, identifier: str, parts: Parts) -> None:
     """Remove all that is under one id. Raises BridgeError at the first refusal; a later sweep goes on."""
     log.info("removing what is left under %s", identifier)
-    for place in parts.places:
-        await bridge.delete_controller(identifier, place)
     if parts.limited:
         await bridge.delete_qos(identifier)
     for shown in parts.namespaces:
         await bridge.delete_namespace(identifier, shown.nsid)
+    for place in parts.places:
+        await bridge.delete_controller(identifier, place)
     if parts.subsystem:
         await bridge.delete_subsystem(identifier)
     if parts.encrypted:

@@ -29,7 +29,13 @@ def functions_of(ranges: Sequence[PhysicalFunction]) -> list[Function]:
 def make_card(config: CardConfig, session: Session) -> Card:
     functions = functions_of(config.functions)
     if config.kind == "spdk_vfiouser":
-        return SpdkVfioUserCard(session, functions, directory=Path(config.directory), plug=_plug(config, functions))
+        return SpdkVfioUserCard(
+            session,
+            functions,
+            directory=Path(config.directory),
+            settle=config.settle_seconds,
+            plug=_plug(config, functions),
+        )
     raise ConfigurationError(f"card.kind {config.kind} is not built yet")
 
 

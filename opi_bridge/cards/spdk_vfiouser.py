@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from foundation.spdk.errors import SpdkError
 from opi_bridge.cards.model import VFIOUSER, Capabilities, Controller, Function, Slot
 from opi_bridge.cards.qmp import Plug
 from opi_bridge.cards.spdk_nvmf import SpdkNvmfCard
@@ -21,13 +22,23 @@ _DIRECTORY: Final = re.compile(r"pf(\d+)vf(\d+)")
 
 
 class SpdkVfioUserCard(SpdkNvmfCard):
-    """With `plug`, a controller is hot-plugged into a running guest, and out of it before its socket goes."""
+    """With `plug`, a controller is hot-plugged into a running guest, and out of it before its socket goes.
+
+    Without, a host that holds the controller gets `settle` seconds to drop its disks before that is taken away.
+    """
 
     def __init__(
-        self, session: Session, functions: Sequence[Function], *, directory: Path, plug: Plug | None = None
+        self,
+        session: Session,
+        functions: Sequence[Function],
+        *,
+        directory: Path,
+        settle: float = 0.0,
+        plug: Plug | None = None,
     ) -> None:
         super().__init__(session, functions)
         self._directory = directory
+        self._settle = settle
         self._plug = plug
 
     @property
@@ -68,8 +79,20 @@ class SpdkVfioUserCard(SpdkNvmfCard):
             await self._plug.add(controller.endpoint, self._place(controller.endpoint) / "cntrl")
 
     async def hide(self, controller: Controller) -> None:
-        if self._plug is not None and isinstance(controller.endpoint, Slot):
+        if not isinstance(controller.endpoint, Slot):
+            return
+        if self._plug is not None:
             await self._plug.remove(controller.endpoint)
+        elif await self._has_host(controller.nqn):
+            # Nothing tells when the host has dropped the namespaces that were removed just before; a controller that
+            # goes earlier leaves it with commands that nobody answers.
+            await asyncio.sleep(self._settle)
+
+    async def _has_host(self, nqn: str) -> bool:
+        try:
+            return bool(await self._session.call("nvmf_subsystem_get_controllers", {"nqn": nqn}))
+        except SpdkError:
+            return False
 
 
 def _make_place(socket: Path) -> bool:

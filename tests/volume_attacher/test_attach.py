@@ -33,6 +33,7 @@ async def test_a_guest_sees_the_volume_and_nothing_is_left_after_detach(rig: Dpu
         assert guest.namespaces[1]["nguid"] == volume.uuid.replace("-", "")
         await rig.stub.Detach(pb.DetachRequest(volume_id=volume.id))
         await guest.until(lambda g: g.gone.is_set())
+        assert guest.namespaces == {}, "the controller went while the host still had its disk"
     assert await rig.leftovers() == {}
 
 
