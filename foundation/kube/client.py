@@ -77,9 +77,12 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         body: bytes | None = None,
         content_type: str = "application/json",
-        repeatable: bool = False,
+        repeatable: bool | None = None,
     ) -> bytes:
-        """Any request, for what has no model (`/version`, `/readyz`, token requests)."""
+        """Any request, for what has no model (`/version`, `/readyz`, token requests).
+
+        `repeatable` None: a GET is.
+        """
         return await self._transport.send(
             method,
             path,
@@ -87,7 +90,7 @@ class KubeClient:
             body=body,
             content_type=content_type,
             deadline=self._deadline,
-            repeatable=repeatable or method == "GET",
+            repeatable=method == "GET" if repeatable is None else repeatable,
         )
 
     async def get(self, resource: Resource[T], name: str, namespace: str = "") -> T:

@@ -28,6 +28,10 @@ def answer(path: str, kinds: Kinds) -> Json | None:
     """The answer to a discovery path; None if it is not one."""
     parts = path.strip("/").split("/")
     match parts:
+        case ["openapi", "v3"]:
+            return {"paths": {each: {"serverRelativeURL": f"/openapi/v3/{each}"} for each in _roots(kinds)}}
+        case ["openapi", "v3", *rest] if "/".join(rest) in _roots(kinds):
+            return _openapi("/".join(rest), kinds)
         case ["version"]:
             return VERSION
         case ["api"]:
@@ -45,6 +49,25 @@ def answer(path: str, kinds: Kinds) -> Json | None:
         case ["apis", group, version] if version in kinds.versions(group):
             return _resources(group, version, kinds)
     return None
+
+
+def _roots(kinds: Kinds) -> list[str]:
+    groups = [f"apis/{group}/{version}" for group in kinds.groups() for version in kinds.versions(group)]
+    return ["api/v1", *groups]
+
+
+def _openapi(root: str, kinds: Kinds) -> Json:
+    """Just what kubectl reads before it leaves validation to the server: that PATCH knows fieldValidation."""
+    names = ("dryRun", "fieldManager", "fieldValidation", "force")
+    parameters = [{"name": name, "in": "query", "schema": {"type": "string"}} for name in names]
+    paths: Json = {}
+    for kind in kinds:
+        if root == (f"apis/{kind.group}/{kind.version}" if kind.group else "api/v1") and not kind.virtual:
+            named = {"group": kind.group, "version": kind.version, "kind": kind.kind}
+            where = "/namespaces/{namespace}" if kind.namespaced else ""
+            patch = {"parameters": parameters, "responses": {}, "x-kubernetes-group-version-kind": named}
+            paths[f"/{root}{where}/{kind.plural}/{{name}}"] = {"patch": patch}
+    return {"openapi": "3.0.0", "info": {"title": "lab", "version": "v1"}, "paths": paths}
 
 
 def _group(name: str, kinds: Kinds) -> Json:

@@ -63,6 +63,11 @@ class Operations:
 
     def do(self, call: Call) -> Answer:
         """Carry out a call."""
+        if call.content_type == "application/vnd.kubernetes.protobuf":
+            raise status.unsupported_media_type(
+                "the body of the request was in an unknown format - accepted media types include: "
+                "application/json, application/yaml"
+            )
         match call.verb:
             case "get":
                 return self._get(call)

@@ -88,7 +88,7 @@ class ApiServer:
             self._restore()
         self._bootstrap()
         self._server = web.Server(self._handle, handler_cancellation=True, request_factory=_request)
-        self._runner = web.ServerRunner(self._server)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=0.1)
         await self._runner.setup()
         await self._listen()
         self._spawn(self._controllers.run())
@@ -113,7 +113,7 @@ class ApiServer:
 
     async def _listen(self) -> None:
         assert self._runner is not None
-        self._site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._tls, shutdown_timeout=0.1)
+        self._site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._tls)
         await self._site.start()
         assert self._runner.addresses
         self._port = self._runner.addresses[0][1]

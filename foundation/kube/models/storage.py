@@ -10,6 +10,19 @@ from foundation.kube.models.core import PersistentVolumeSpec, Quantity
 from foundation.kube.models.meta import KubernetesObject, Model, ObjectReference
 
 
+class TopologyRequirement(Model, frozen=True):
+    """The values that a node's topology label may have."""
+
+    key: str = ""
+    values: tuple[str, ...] = ()
+
+
+class TopologyTerm(Model, frozen=True):
+    """All expressions must hold."""
+
+    match_label_expressions: tuple[TopologyRequirement, ...] | None = None
+
+
 class StorageClass(KubernetesObject, frozen=True):
     """A class of volumes."""
 
@@ -19,6 +32,7 @@ class StorageClass(KubernetesObject, frozen=True):
     volume_binding_mode: str | None = None
     allow_volume_expansion: bool | None = None
     mount_options: tuple[str, ...] | None = None
+    allowed_topologies: tuple[TopologyTerm, ...] | None = None
 
 
 class VolumeAttachmentSource(Model, frozen=True):
