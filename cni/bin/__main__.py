@@ -20,7 +20,7 @@ class Failure(Exception):
     """Ends the call with a CNI error: code, message, details."""
 
 
-def version_of(config: bytes) -> str:
+def version_of(config: bytearray) -> str:
     """The configuration's cniVersion without parsing it; the newest when it cannot be seen."""
     text = config.partition(b'"cniVersion"')[2].lstrip(b' \t\r\n:"')
     found, quote, _ = text.partition(b'"')
@@ -38,8 +38,8 @@ def ready(fd: int, event: int, deadline: float) -> bool:
     return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
 
-def read_config(deadline: float) -> bytes:
-    config = b""
+def read_config(config: bytearray, deadline: float) -> None:
+    """Fills `config`, which keeps what was read when it raises."""
     while len(config) <= MAX_CONFIG:
         if not ready(0, select.POLLIN, deadline):
             raise Failure(
@@ -49,7 +49,7 @@ def read_config(deadline: float) -> bytes:
             )
         part = posix.read(0, MAX_CONFIG + 1 - len(config))
         if not part:
-            return config
+            return
         config += part
     raise Failure(
         BAD_CONFIG,
@@ -123,7 +123,7 @@ def exchange(path: str, request: bytes, deadline: float, unavailable: int) -> tu
 
 def main() -> int:
     environ: dict[bytes, bytes] = posix.environ
-    config = b""
+    config = bytearray()
     try:
         command = environ.get(b"CNI_COMMAND", b"")
         status = command == b"STATUS"
@@ -139,7 +139,7 @@ def main() -> int:
         if command == b"VERSION":
             sys.stdout.write(VERSIONS)
             return 0
-        config = read_config(deadline)
+        read_config(config, deadline)
         header = header_of(environ, allowed)
         request = len(header).to_bytes(4, "big") + len(config).to_bytes(4, "big") + header + config
         code, answer = exchange(socket_path(environ), request, deadline, NOT_AVAILABLE if status else TRY_LATER)

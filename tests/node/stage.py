@@ -224,14 +224,21 @@ class Stage:
     def socket(self, node: str) -> Path:
         return Path("/run") / self.prefix / f"{node}.sock"
 
-    async def start(self, node: str, *, wait: bool = True, fault: str = "", **more: Any) -> None:
-        """Starts a node's cni-node; `fault` as in tests/node/faulty_node.py. Returns when it is ready."""
+    async def start(self, node: str, *, wait: bool = True, faulty: bool = False, **more: Any) -> None:
+        """Starts a node's cni-node, with fault points if asked for. Returns when it is ready."""
         path = self.directory / f"{node}.yaml"
         path.write_text(yaml.safe_dump(self.config(node, **more)))
-        module = "tests.node.faulty_node" if fault else "cni.node.app"
-        self._spawn(node, ["-m", module, "--config", str(path)], CNI_NODE_FAULT=fault)
+        module = "tests.node.faulty_node" if faulty else "cni.node.app"
+        self._spawn(node, ["-m", module, "--config", str(path)], CNI_NODE_FAULT=str(self.directory / f"{node}.fault"))
         if wait:
             await self.ready(node)
+
+    def fault(self, node: str, text: str) -> None:
+        """What happens next at a point of a faulty cni-node (tests/node/faulty_node.py); "" is nothing."""
+        path = self.directory / f"{node}.fault"
+        fresh = path.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.replace(path)
 
     async def ready(self, node: str, *, seconds: float = 20.0) -> None:
         connector = aiohttp.UnixConnector(f"{self.socket(node)}.http")
@@ -335,7 +342,7 @@ class Stage:
             await namespaces.remove(pod.netns)
             await self.remove_port(pod)
             try:
-                await self.client.delete(PODS, pod.name, pod.namespace)
+                await self.client.delete(PODS, pod.name, pod.namespace, grace_seconds=0)
             except NotFound:
                 pass
 
