@@ -51,6 +51,8 @@ def _parts(command: Any) -> Any:
 @click.group(help=__doc__)
 def main() -> None:
     """The command's entry point."""
+    # Until the event loop takes over there is nothing to clear up.
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(INTERRUPTED))
 
 
 @main.command()
