@@ -120,12 +120,12 @@ def intersection(one: FieldSet, other: FieldSet) -> FieldSet:
 
 
 def difference(one: FieldSet, other: FieldSet) -> FieldSet:
-    """Leaves of `one` that are not in `other`."""
+    """Leaves of `one` that are not in `other`; an empty map does not stand for what once was in it."""
     result: FieldSet = {}
     for name, inner in one.items():
         if name not in other:
             result[name] = inner
-        elif inner and other[name]:
+        elif inner:
             rest = difference(inner, other[name])
             if rest:
                 result[name] = rest

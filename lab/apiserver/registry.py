@@ -225,6 +225,8 @@ class Registry:
         stored = self.store.write(kind.table, key, obj)
         if kind.kind == "CustomResourceDefinition":
             for each in from_definition(obj):
+                if self.kinds.of_table(each.table) is None:
+                    self.store.begin(each.table)
                 self.kinds.add(each)
         return stored
 

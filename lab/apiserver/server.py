@@ -87,6 +87,7 @@ class ApiServer:
             self._journal = Journal(self._data, self.store)
             self._restore()
         self._bootstrap()
+        self.store.begin()
         self._server = web.Server(self._handle, handler_cancellation=True, request_factory=_request)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=0.1)
         await self._runner.setup()

@@ -153,6 +153,13 @@ class Store:
     def compact(self) -> None:
         """Forget the history of everything."""
         self.version += 1  # so that no version given out so far can be watched from
+        self.begin()
+
+    def begin(self, table: Table | None = None) -> None:
+        """Remember no history before now: of one kind that has just been defined, or (None) of all."""
+        if table is not None:
+            self._kind(table).forgotten = self.version
+            return
         self._floor = self.version
         for kind in self._kinds.values():
             kind.history.clear()
