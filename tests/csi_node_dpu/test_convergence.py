@@ -1,0 +1,137 @@
+"""csi-node-dpu makes the DPU have what Kubernetes says, whoever was away meanwhile."""
+
+import grpc
+import msgspec
+import pytest
+
+from csi.announcement import STORAGE_ANNOTATION, announced
+from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
+from foundation.kube.resources import NODES, VOLUME_ATTACHMENTS
+from tests.csi_node_dpu.conftest import DPU, SERVER_NAME, NodeDpuRig
+from tests.dpu_rig.rig import HOST_NQN, Volume, eventually
+
+
+async def _known(rig: NodeDpuRig, key: str) -> Volume:
+    """A volume whose names are those which csi-controller derives."""
+    from csi import identity
+
+    volume = await rig.dpu.volume(key)
+    for subsystem in (volume.nqn,):
+        await rig.dpu.at_target.call("nvmf_delete_subsystem", {"nqn": subsystem})
+    await rig.dpu.at_target.call("bdev_malloc_delete", {"name": volume.id})
+    volume.nqn, volume.uuid = identity.subsystem_nqn(volume.id), identity.namespace_uuid(volume.id)
+    await rig.dpu.serve(volume)
+    return volume
+
+
+async def _here(rig: NodeDpuRig, volumes: set[str]) -> None:
+    async def there() -> bool:
+        attached = await rig.attached()
+        return set(attached) == volumes and all(one.state == pb.ATTACHMENT_STATE_ATTACHED for one in attached.values())
+
+    await eventually(there, f"exactly {volumes} are attached")
+
+
+async def test_the_controllers_calls_are_passed_on_and_the_node_says_where_to_call(rig: NodeDpuRig) -> None:
+    await rig.start()
+
+    async def announcement() -> bool:
+        said = announced(await rig.kube.get(NODES, DPU))
+        return said is not None and said.functions.total == 8
+
+    await eventually(announcement, "the Node carries the annotation")
+    node = await rig.kube.get(NODES, DPU)
+    said = msgspec.json.decode(node.metadata.annotations[STORAGE_ANNOTATION])
+    assert said == {
+        "endpoint": f"127.0.0.1:{rig.port}",
+        "serverName": SERVER_NAME,
+        "hostNqn": HOST_NQN,
+        "hostId": said["hostId"],
+        "functions": {"total": 8, "free": 8},
+        "transports": ["tcp"],
+    }
+    volume = await _known(rig, "a")
+    await rig.persistent_volume(volume, "pv-a")
+    await rig.attachment("va-a", "pv-a", attached=False)
+    async with rig.dial() as channel:
+        attached = await rig.stub(channel).Attach(volume.request())
+        assert attached.state == pb.ATTACHMENT_STATE_ATTACHED
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await rig.stub(channel).Attach(volume.request(read_only=True))
+        assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
+
+        async def counted() -> bool:
+            said = announced(await rig.kube.get(NODES, DPU))
+            return said is not None and said.functions.free == 7
+
+        await eventually(counted, "the annotation counts the function taken")
+        await rig.stub(channel).Detach(pb.DetachRequest(volume_id=volume.id))
+    assert await rig.dpu.leftovers() == {}
+
+
+async def test_only_csi_controller_may_call(rig: NodeDpuRig) -> None:
+    await rig.start()
+    async with rig.dial("cni-node") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await rig.stub(channel).List(pb.ListRequest())
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_an_attachment_in_kubernetes_is_made_after_everything_here_was_lost(rig: NodeDpuRig) -> None:
+    volume = await _known(rig, "a")
+    await rig.persistent_volume(volume, "pv-a")
+    await rig.attachment("va-a", "pv-a", attached=True)
+    await rig.start()
+    await _here(rig, {volume.id})
+
+
+async def test_what_kubernetes_does_not_know_is_detached_after_its_grace(rig: NodeDpuRig) -> None:
+    kept, orphan, others = [await _known(rig, key) for key in ("kept", "orphan", "others")]
+    for volume in (kept, orphan):
+        await rig.dpu.stub.Attach(volume.request())
+    await rig.persistent_volume(kept, "pv-kept")
+    await rig.attachment("va-kept", "pv-kept", attached=True)
+    await rig.persistent_volume(others, "pv-others")
+    await rig.attachment("va-others", "pv-others", attached=True, dpu="dpu-2")
+    await rig.start()
+    await _here(rig, {kept.id})
+
+
+async def test_it_lets_go_when_the_attachment_is_deleted_while_nobody_called(rig: NodeDpuRig) -> None:
+    volume = await _known(rig, "a")
+    await rig.persistent_volume(volume, "pv-a")
+    await rig.attachment("va-a", "pv-a", attached=True)
+    await rig.start()
+    await _here(rig, {volume.id})
+    await rig.kube.delete(VOLUME_ATTACHMENTS, "va-a")
+    await _here(rig, set())
+    assert await rig.dpu.leftovers() == {}
+
+
+async def test_a_volume_that_is_being_published_is_left_alone(rig: NodeDpuRig) -> None:
+    volume = await _known(rig, "a")
+    await rig.start(grace=0.2)
+    await rig.persistent_volume(volume, "pv-a")
+    await rig.attachment("va-a", "pv-a", attached=False)
+    async with rig.dial() as channel:
+        await rig.stub(channel).Attach(volume.request())
+    import asyncio
+
+    await asyncio.sleep(1.0)
+    assert set(await rig.attached()) == {volume.id}
+
+
+async def test_it_follows_an_attacher_and_an_spdk_that_come_back(rig: NodeDpuRig) -> None:
+    volume = await _known(rig, "a")
+    await rig.persistent_volume(volume, "pv-a")
+    await rig.attachment("va-a", "pv-a", attached=True)
+    await rig.start()
+    await _here(rig, {volume.id})
+    assert rig.dpu.attacher is not None
+    await rig.dpu.attacher.aclose()
+    await rig.dpu.dpu.kill()
+    for record in (rig.directory / "state" / "attachments").iterdir():
+        record.unlink()
+    await rig.dpu.dpu.start()
+    await rig.dpu.start_attacher()
+    await _here(rig, {volume.id})
