@@ -116,7 +116,8 @@ class SpdkClient:
             raw = await connection.wait(request_id, future, max(0.0, end - asyncio.get_running_loop().time()))
         try:
             return msgspec.json.decode(raw, type=kind)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
+            # A DecodeError, or text that is no UTF-8 (SPDK 26.05 can send freed memory).
             raise SpdkMalformedReply(f"SPDK at {self.address} answered {method} unexpectedly: {error}") from error
 
     async def batch(

@@ -69,7 +69,7 @@ class HttpProxy:
             raise SpdkUnavailable(f"SPDK's HTTP proxy at {self._address} answered {response.status_code} to {method}")
         try:
             reply = decode_reply(response.content)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             raise SpdkMalformedReply(f"SPDK's HTTP proxy at {self._address} sent no JSON-RPC reply: {error}") from error
         if reply.id != request_id:
             raise SpdkMalformedReply(f"SPDK's HTTP proxy at {self._address} answered another request ({reply.id})")

@@ -50,5 +50,5 @@ def encode_request(request_id: int, method: str, params: Mapping[str, Any] | Non
 
 
 def decode_reply(data: bytes) -> Reply:
-    """Raises msgspec.DecodeError when it is not JSON, not UTF-8, or not a reply."""
+    """Raises ValueError when it is not JSON or not a reply; what is in ``result`` is not looked at."""
     return _decoder.decode(data)

@@ -46,6 +46,7 @@ _log = logging.getLogger("lab.spdk")
 @click.option("--attach-ms", type=float, default=80.0, help="What connecting a controller costs.")
 @click.option("--dhchap-ms", type=float, default=600.0, help="What DH-HMAC-CHAP costs with a large group.")
 @click.option("--stall-ms", type=float, default=10000.0, help="How long a detach waits for stuck I/O.")
+@click.option("--second-ms", type=float, default=1000.0, help="How long a second of the reconnect times lasts.")
 @click.option("--faults", default="", help="A control socket that makes faults.")
 @click.option("--disable-cpumask-locks", is_flag=True, hidden=True)
 @click.option("--no-huge", is_flag=True, hidden=True)
@@ -64,6 +65,7 @@ def main(
         attach=float(str(options["attach_ms"])) / 1000,
         dhchap=float(str(options["dhchap_ms"])) / 1000,
         stall=float(str(options["stall_ms"])) / 1000,
+        second=float(str(options["second_ms"])) / 1000,
         vhost_directory=str(options["vhost_dir"]) or os.path.dirname(os.path.abspath(sockets[0])),
         core_mask=int(str(options["cpumask"]), 16),
     )

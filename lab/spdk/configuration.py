@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lab.spdk.controllers import Path
+from lab.spdk.controllers import DEFAULT_OPTIONS, Path
 from lab.spdk.crypto import CryptoBdev
 from lab.spdk.disks import AioBdev, MallocBdev, NullBdev
 from lab.spdk.subsystems import Subsystem
@@ -12,9 +12,6 @@ from lab.spdk.subsystems import Subsystem
 if TYPE_CHECKING:
     from lab.spdk.bdevs import Bdev
     from lab.spdk.instance import Instance
-
-_DIGESTS = ["sha256", "sha384", "sha512"]
-_GROUPS = ["null", "ffdhe2048", "ffdhe3072", "ffdhe4096", "ffdhe6144", "ffdhe8192"]
 
 
 def _call(method: str, **params: Any) -> dict[str, Any]:
@@ -43,7 +40,6 @@ def subsystem_config(instance: Instance, name: str) -> list[dict[str, Any]] | No
 
 
 def _bdev(instance: Instance) -> list[dict[str, Any]]:
-    times = instance.controllers.options
     calls = [
         _call(
             "bdev_set_options",
@@ -54,14 +50,7 @@ def _bdev(instance: Instance) -> list[dict[str, Any]]:
             iobuf_large_cache_size=16,
         ),
         _call("bdev_raid_set_options", process_window_size_kb=1024, process_max_bandwidth_mb_sec=0),
-        _call(
-            "bdev_nvme_set_options",
-            ctrlr_loss_timeout_sec=times.loss,
-            reconnect_delay_sec=times.delay,
-            fast_io_fail_timeout_sec=times.fast_fail,
-            dhchap_digests=_DIGESTS,
-            dhchap_dhgroups=_GROUPS,
-        ),
+        _call("bdev_nvme_set_options", **instance.controllers.options),
         _call("bdev_nvme_set_hotplug", period_us=100000, enable=False),
     ]
     for controller in instance.controllers.all.values():
@@ -123,8 +112,8 @@ def _nvmf(instance: Instance) -> list[dict[str, Any]]:
             "nvmf_set_config",
             discovery_filter="match_any",
             admin_cmd_passthru=dict.fromkeys(passthrough.split(), False),
-            dhchap_digests=_DIGESTS,
-            dhchap_dhgroups=_GROUPS,
+            dhchap_digests=DEFAULT_OPTIONS["dhchap_digests"],
+            dhchap_dhgroups=DEFAULT_OPTIONS["dhchap_dhgroups"],
             dup_host_policy="allow",
         ),
         _call("nvmf_set_max_subsystems", max_subsystems=1024),

@@ -22,6 +22,43 @@ ENABLED, DELAYED, FAILED, DELETING = "enabled", "reconnect_is_delayed", "failed"
 _EAGER = 0.05
 
 
+DEFAULT_OPTIONS: dict[str, Any] = {
+    "action_on_timeout": "none",
+    "timeout_us": 0,
+    "timeout_admin_us": 0,
+    "keep_alive_timeout_ms": 10000,
+    "arbitration_burst": 0,
+    "low_priority_weight": 0,
+    "medium_priority_weight": 0,
+    "high_priority_weight": 0,
+    "nvme_adminq_poll_period_us": 10000,
+    "nvme_ioq_poll_period_us": 0,
+    "io_queue_requests": 0,
+    "delay_cmd_submit": True,
+    "transport_retry_count": 4,
+    "bdev_retry_count": 3,
+    "transport_ack_timeout": 0,
+    "ctrlr_loss_timeout_sec": 0,
+    "reconnect_delay_sec": 0,
+    "fast_io_fail_timeout_sec": 0,
+    "disable_auto_failback": False,
+    "generate_uuids": False,
+    "transport_tos": 0,
+    "nvme_error_stat": False,
+    "rdma_srq_size": 0,
+    "io_path_stat": False,
+    "allow_accel_sequence": False,
+    "rdma_max_cq_size": 0,
+    "rdma_cm_event_timeout_ms": 0,
+    "dhchap_digests": ["sha256", "sha384", "sha512"],
+    "dhchap_dhgroups": ["null", "ffdhe2048", "ffdhe3072", "ffdhe4096", "ffdhe6144", "ffdhe8192"],
+    "rdma_umr_per_io": False,
+    "tcp_connect_timeout_ms": 0,
+    "enable_flush": False,
+    "multipath_opts": {"policy": "active_passive"},
+}
+
+
 @dataclass(frozen=True)
 class Times:
     """Seconds; 0, 0, 0 is SPDK's default. ``loss`` -1: for ever."""
@@ -148,15 +185,27 @@ class Controller:
 
 
 class Controllers:
-    """``dhchap``: digest and group that an authentication picks. ``options``: the defaults of attach."""
+    """``options``: bdev_nvme_set_options' parameters as they are in force."""
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self.all: dict[str, Controller] = {}
-        self.options = Times()
-        self.dhchap = ("sha512", "ffdhe8192")
+        self.options = dict(DEFAULT_OPTIONS)
         # Connections under way: (name, address), so that two attaches of one name meet.
         self.attaching: set[tuple[str, TransportId]] = set()
+
+    @property
+    def times(self) -> Times:
+        """What an attach gets that does not say otherwise."""
+        options = self.options
+        return Times(
+            options["ctrlr_loss_timeout_sec"], options["reconnect_delay_sec"], options["fast_io_fail_timeout_sec"]
+        )
+
+    @property
+    def dhchap(self) -> tuple[str, str]:
+        """Digest and group that an authentication picks: the last of each, which is the strongest."""
+        return self.options["dhchap_digests"][-1], self.options["dhchap_dhgroups"][-1]
 
     def bdevs(self, controller: Controller) -> list[NvmeBdev]:
         return [bdev for bdev in self._instance.bdevs if isinstance(bdev, NvmeBdev) and bdev.controller is controller]
@@ -264,13 +313,14 @@ class Controllers:
 
     async def _retry(self, path: Path) -> None:
         loop = asyncio.get_running_loop()
-        since = loop.time()
+        second = self._instance.settings.second
+        since, loss = loop.time(), path.times.loss * second
         while True:
-            pause = float(path.times.delay) or _EAGER
-            if path.times.loss > 0:
-                pause = min(pause, max(0.0, since + path.times.loss - loop.time()))
+            pause = path.times.delay * second or _EAGER
+            if loss > 0:
+                pause = min(pause, max(0.0, since + loss - loop.time()))
             await asyncio.sleep(pause)
-            if path.times.loss > 0 and loop.time() - since >= path.times.loss:
+            if 0 < loss <= loop.time() - since:
                 _log.info("path %s of %s is given up", path.trid.traddr, path.controller.name)
                 self._forget(path)
                 return
@@ -315,7 +365,7 @@ class Controllers:
             if path.connection is None:
                 continue
             try:
-                probe, _ = await connect(self._instance, path.trid, path.credentials)
+                probe, _ = await connect(self._instance, path.trid, path.credentials, probe=True)
             except ConnectFailed as error:
                 raise refused(errno.EACCES) from error
             probe.close()

@@ -1,8 +1,9 @@
 """The target's end of NVMe/TCP, as two stand-ins speak it: one JSON object a line.
 
-host:   {"op":"connect","subnqn","hostnqn","hostid","tls":proof or "","dhchap":bool,"nonce"}
+host:   {"op":"connect","subnqn","hostnqn","hostid","tls":proof or "","dhchap":bool,"nonce","probe":bool}
 target: {"event":"challenge","nonce"} when the host has a key, host: {"op":"proof","proof"}
-target: {"event":"controller",...,"proof"} and a namespace_add for each namespace, or it closes without a word.
+target: {"event":"controller",...,"proof"} and a namespace_add for each namespace, or it closes without a word;
+        {"event":"proven","proof"} to a probe, which only proves keys anew.
 Then, as they happen: namespace_add, namespace_remove, namespace_resize, ana.
 """
 
@@ -158,6 +159,8 @@ class TcpSession(asyncio.Protocol):
         self._subsystem, self._host, self._greeting = subsystem, host, message
         if host is not None and host.dhchap_key is not None:
             if not message["dhchap"]:
+                # The controller was there already when the authentication failed.
+                subsystem.new_cntlid()
                 return self._refuse("it has no key")
             self._nonce = secrets.token_hex(16)
             self.push({"event": "challenge", "nonce": self._nonce})
@@ -169,6 +172,8 @@ class TcpSession(asyncio.Protocol):
         assert self._host.dhchap_key is not None
         expected = self._host.dhchap_key.proof(self._nonce)
         if not expected or message["proof"] != expected:
+            if self._subsystem is not None:
+                self._subsystem.new_cntlid()
             return self._refuse("the proof is wrong")
         self.authenticated = True
         self.digest, self.dhgroup = message["digest"], message["dhgroup"]
@@ -178,6 +183,9 @@ class TcpSession(asyncio.Protocol):
     def _admit(self, proof: str) -> None:
         assert self._subsystem is not None
         subsystem = self._subsystem
+        if self._greeting["probe"]:
+            self.push({"event": "proven", "proof": proof})
+            return
         self.cntlid = subsystem.new_cntlid()
         subsystem.sessions.append(self)
         self.push({**subsystem.greeting(self.cntlid), "proof": proof, "namespaces": len(subsystem.namespaces)})

@@ -111,10 +111,17 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
-async def connect(instance: Instance, trid: TransportId, credentials: Credentials) -> tuple[Connection, dict[str, Any]]:
-    """The connection, admitted, with the target's greeting; namespaces follow as events. Raises ConnectFailed."""
+async def connect(
+    instance: Instance, trid: TransportId, credentials: Credentials, *, probe: bool = False
+) -> tuple[Connection, dict[str, Any]]:
+    """The connection, admitted, with the target's greeting; namespaces follow as events. Raises ConnectFailed.
+
+    ``probe``: prove the keys and be no controller.
+    """
     if trid.trtype != "TCP" or not trid.adrfam or not trid.trsvcid or not trid.subnqn:
         raise ConnectFailed("the address is incomplete")
+    # Time limits below need a task: the server runs a method's first steps in none.
+    await asyncio.sleep(0)
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(5):
@@ -123,7 +130,7 @@ async def connect(instance: Instance, trid: TransportId, credentials: Credential
         raise ConnectFailed(str(error)) from error
     try:
         async with asyncio.timeout(10):
-            return connection, await _introduce(instance, connection, trid, credentials)
+            return connection, await _introduce(instance, connection, trid, credentials, probe)
     except TimeoutError as error:
         connection.close()
         raise ConnectFailed("the target says nothing") from error
@@ -133,7 +140,7 @@ async def connect(instance: Instance, trid: TransportId, credentials: Credential
 
 
 async def _introduce(
-    instance: Instance, connection: Connection, trid: TransportId, credentials: Credentials
+    instance: Instance, connection: Connection, trid: TransportId, credentials: Credentials, probe: bool
 ) -> dict[str, Any]:
     key, own = credentials.dhchap_key, credentials.dhchap_ctrlr_key
     nonce = secrets.token_hex(16) if own else ""
@@ -147,6 +154,7 @@ async def _introduce(
             "tls": psk.proof(tls_challenge(trid.subnqn, credentials.hostnqn)) if psk else "",
             "dhchap": key is not None,
             "nonce": nonce,
+            "probe": probe,
         }
     )
     event = await connection.receive()

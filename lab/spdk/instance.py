@@ -29,13 +29,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """``mode``: ``dpu`` can do everything; ``target`` (interrupt mode) can be no initiator. Times in seconds."""
+    """``mode``: ``dpu`` can do everything; ``target`` (interrupt mode) can be no initiator. Times in seconds.
+
+    ``second``: how long a second of the reconnect times lasts, so that tests need not wait.
+    """
 
     mode: str = "dpu"
     beat: float = 0.004
     attach: float = 0.08
     dhchap: float = 0.6
     stall: float = 10.0
+    second: float = 1.0
     vhost_directory: str = "."
     core_mask: int = 1
 

@@ -69,7 +69,7 @@ async def attach(instance: Instance, params: dict[str, Any]) -> list[str]:
         for path in other.paths
     ):
         raise refused(errno.EEXIST)
-    times = _times(params, controllers.options)
+    times = _times(params, controllers.times)
     times.check()
     if not name:
         raise refused(errno.EINVAL)
@@ -156,13 +156,8 @@ def set_options(instance: Instance, params: dict[str, Any]) -> bool:
     controllers = instance.controllers
     if controllers.all:
         raise RpcFailure(-1, "RPC not permitted with nvme controllers already attached")
-    times = _times(params, controllers.options)
-    times.check()
-    controllers.options = times
-    if "dhchap_digests" in params or "dhchap_dhgroups" in params:
-        digests = params.get("dhchap_digests") or ["sha512"]
-        groups = params.get("dhchap_dhgroups") or ["ffdhe8192"]
-        controllers.dhchap = (digests[-1], groups[-1])
+    _times(params, controllers.times).check()
+    controllers.options.update({name: value for name, value in params.items() if value != []})
     return True
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.spdk.dispatch import invoke
-from lab.spdk.failures import INVALID_REQUEST, RpcFailure
+from lab.spdk.failures import INTERNAL_ERROR, INVALID_REQUEST, RpcFailure
 from lab.spdk.faults import Faults, Faulty, spoil
 from lab.spdk.json_text import BLANK, Malformed, Number, Pairs, read_value
 
@@ -160,7 +160,10 @@ class Connection(asyncio.Protocol):
             read = read_value(text, at)
             if read is None:
                 break
-            value, at = read
+            value, end = read
+            if end - at >= RECEIVE_BUFFER:
+                raise Malformed("the request is larger than the receive buffer")
+            at = end
             self._message(value)
         consumed = len(text[:at].encode())
         incomplete = len(self.received) - consumed
@@ -291,6 +294,9 @@ class RpcServer:
         except RpcFailure as failure:
             replies.reply(call.error(failure))
             return
+        except Exception:
+            self._own_fault(call, replies)
+            return
         if inspect.iscoroutine(answer):
             self._begin(call, answer, replies)
         else:
@@ -304,6 +310,8 @@ class RpcServer:
             replies.reply(call.result(end.value))
         except RpcFailure as failure:
             replies.reply(call.error(failure))
+        except Exception:
+            self._own_fault(call, replies)
         else:
             self._spawn(self._finish(call, _Resumed(answer, waits_for), replies))
 
@@ -312,6 +320,13 @@ class RpcServer:
             replies.reply(call.result(await answer))
         except RpcFailure as failure:
             replies.reply(call.error(failure))
+        except Exception:
+            self._own_fault(call, replies)
+
+    def _own_fault(self, call: Call, replies: Replies) -> None:
+        """A mistake of the stand-in must not pass for an answer of SPDK's, nor for a hang."""
+        _log.exception("%s failed in the stand-in itself", call.method)
+        replies.reply(call.error(RpcFailure(INTERNAL_ERROR, "the stand-in itself failed: see its log")))
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
