@@ -77,11 +77,13 @@ class PhysicalFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     vfs: Annotated[int, msgspec.Meta(ge=0)] | None = None
     eswitch: Literal["legacy", "switchdev"] | None = None
     vfs_first: bool | None = None
-    """Make VFs before changing the eswitch mode. Left out: as the vendor's cards need it."""
+    """Make VFs before changing the eswitch mode. Left out: as the card's driver needs it."""
+    autoprobe: bool | None = None
+    """Whether the kernel binds VFs to drivers by itself. Left out: it does on a PF with declared VFs or mode."""
     mtu: Annotated[int, msgspec.Meta(ge=68, le=65535)] | None = None
     vf_driver: str = ""
-    """Driver to bind VFs to, such as vfio-pci; empty: the one that the kernel chooses."""
-    mac_prefix: Annotated[str, msgspec.Meta(pattern=r"^$|^([0-9a-fA-F]{2}:){3}[0-9a-fA-F]{2}$")] = ""
+    """Driver to bind VFs to, such as vfio-pci. Left out: VFs without a driver get the kernel's choice, others stay."""
+    mac_prefix: Annotated[str, msgspec.Meta(pattern=r"^$|^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){3}$")] = ""
     """First four bytes of the VFs' MACs, the last two are the VF's index: MACs which stay across reboots."""
 
 

@@ -53,12 +53,11 @@ class DevicePlugin:
         """Devices by resource, as kubelet was last told."""
         return self._devices
 
-    async def start(self, daemon: Daemon, *, patience: Patience) -> None:
+    async def start(self, daemon: Daemon, events: Uevents, *, patience: Patience) -> None:
         """Returns when the machine has been looked at; registration goes on by itself."""
         stack = AsyncExitStack()
         daemon.on_stop(stack.aclose)
-        events = stack.enter_context(Uevents())
-        events.subscribe(self.on_uevent)
+        stack.callback(events.subscribe(self.on_uevent))
         stack.enter_context(LinkEvents(self.on_link))
         for resource, pool in self._pools.resources.items():
             server = ResourceServer(resource, pool, self._allocator, on_streams=self._waker(resource))

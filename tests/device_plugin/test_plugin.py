@@ -24,6 +24,7 @@ from cni.device_plugin.pools import Pools
 from dpu_offload_stubs.kubelet.deviceplugin.v1beta1 import api_pb2, api_pb2_grpc
 from foundation.daemon.running import Daemon
 from foundation.daemon.work import Backoff
+from foundation.pci.uevents import Uevents
 
 VF = "dpu-offload.io/vf"
 PF, VF0, VF1 = "0000:03:00.0", "0000:03:00.2", "0000:03:00.3"
@@ -58,10 +59,11 @@ async def running(machine: Any, kubelet: Any, *pools: Pool, patience: Patience =
         directory=kubelet.directory,
         resync_seconds=300,
     )
-    async with Daemon("sriov-device-plugin", shutdown_seconds=5) as daemon:
-        await plugin.start(daemon, patience=patience)
-        plugin.daemon = daemon  # type: ignore[attr-defined]  # for assertions about its health
-        yield plugin
+    with Uevents() as events:
+        async with Daemon("sriov-device-plugin", shutdown_seconds=5) as daemon:
+            await plugin.start(daemon, events, patience=patience)
+            plugin.daemon = daemon  # type: ignore[attr-defined]  # for assertions about its health
+            yield plugin
 
 
 def uevent(action: str, address: str, *, below: str = "", subsystem: str = "pci") -> None:

@@ -1,0 +1,1 @@
+"""Bringing physical functions to their declared state: VFs, eswitch mode, drivers, MTU, MACs."""
