@@ -74,9 +74,10 @@ def secret(value: str) -> str:
             forms = {
                 value,
                 repr(value)[1:-1],
-                msgspec.json.encode(value).decode()[1:-1],
-                urllib.parse.quote(value, safe=""),
-                base64.b64encode(value.encode("utf-8", "surrogateescape")).decode(),
+                json.dumps(value)[1:-1],
+                json.dumps(value, ensure_ascii=False)[1:-1],
+                urllib.parse.quote(value, safe="", errors="surrogatepass"),
+                base64.b64encode(value.encode("utf-8", "surrogatepass")).decode(),
             }
             _known.update(dict.fromkeys(forms))
             # Longest first, or a secret that begins another would leave the other's tail standing.

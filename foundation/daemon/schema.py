@@ -105,7 +105,9 @@ def decode_path(kind: type, value: Any) -> Any:
     """msgspec's hook for what it does not know: a `Path` is text."""
     if kind is Path and isinstance(value, str | Path):
         return Path(value)
-    raise msgspec.ValidationError(f"expected {kind.__name__}, got {type(value).__name__}")
+    expected = "a path" if kind is Path else kind.__name__
+    # msgspec adds the key path to a ValueError.
+    raise ValueError(f"expected {expected}, got {type(value).__name__}")
 
 
 def encode_path(value: Any) -> Any:
@@ -192,7 +194,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 def shown(config: msgspec.Struct) -> Any:
     """A struct as plain values with its secrets taken out."""
-    tree = msgspec.to_builtins(config)
+    tree = msgspec.to_builtins(config, enc_hook=encode_path)
     hidden = frozenset(secrets(type(config), tree))
 
     def clean(content: Any) -> Any:
@@ -272,7 +274,7 @@ def _default(field: msgspec.structs.FieldInfo, is_secret: bool) -> str:
         return "required"
     if is_secret and value:
         return f"default {logs.REDACTED}"
-    return "default " + msgspec.json.encode(value).decode()
+    return "default " + msgspec.json.encode(value, enc_hook=encode_path).decode()
 
 
 def help_text(kind: Any, name: str) -> str:

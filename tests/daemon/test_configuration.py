@@ -46,6 +46,8 @@ class SampleConfig(DaemonConfig, frozen=True, kw_only=True):
     pools: list[Pool] = msgspec.field(default_factory=list)
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     pairing: Secret = ""
+    root: Path = Path("/sys")
+    """The sysfs tree."""
 
 
 def sample(*argv: str, environ: Mapping[str, str] | None = None) -> SampleConfig:
@@ -121,6 +123,7 @@ def test_empty_file_is_no_settings(tmp_path: Path, empty: str) -> None:
         ("limit=5", "limit", 5),
         ("limit=null", "limit", None),
         ("mode=dpu", "mode", "dpu"),
+        ("root=/tmp/a b", "root", Path("/tmp/a b")),
         ("names=[a, 'b c']", "names", ["a", "b c"]),
         ("pools=[{name: p, size_mib: 2}]", "pools", [Pool(name="p", size_mib=2)]),
         ("target={address: x}", "target", Target(address="x")),
@@ -156,6 +159,7 @@ def test_text_becomes_the_type_of_its_field(setting: str, field: str, expected: 
         ("target: []", "{path}: target expected a mapping, got a list"),
         ("pools: [{size_mib: 1}]", "{path}: pools.0.name is required and has no default"),
         ("shutdown_seconds: 0", "{path}: shutdown_seconds expected a number > 0"),
+        ("root: 5", "{path}: root expected a path, got int"),
         ("- a", "{path}: expected a mapping of settings, got list"),
         ("node: a\nnode: b", "{path}: line 2 column 1 is not YAML: key 'node' stands twice"),
         ("node: [", "{path}: line 1 column 8 is not YAML: "),
@@ -237,6 +241,7 @@ def test_print_config_shows_what_is_in_force_without_secrets(
     assert "pair-canary" not in out
     shown = yaml.safe_load(out)
     assert shown["count"] == 9
+    assert shown["root"] == "/sys"
     assert shown["target"] == {
         "address": "unix:/run/spdk.sock", "password": logs.REDACTED, "key_file": "/etc/key",
     }  # fmt: skip
@@ -245,7 +250,7 @@ def test_print_config_shows_what_is_in_force_without_secrets(
 
 
 def test_printed_configuration_can_be_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given_first = ["--set", "pools=[{name: p}]", "--set", "limit=3", "--set", "labels={a: '1'}"]
+    given_first = ["--set", "pools=[{name: p}]", "--set", "limit=3", "--set", "labels={a: '1'}", "--set", "root=/x"]
     with pytest.raises(SystemExit):
         sample(*given_first, "--print-config")
     assert sample("--config", written(tmp_path, capsys.readouterr().out)) == sample(*given_first)
@@ -272,6 +277,7 @@ def test_help_lists_every_key_with_type_default_and_documentation(capsys: pytest
         "  limit  (int | none; default null)",
         '  target.address  (str; default "unix:/run/spdk.sock")\n      Where SPDK listens.\n',
         "  names  (list[str]; default [])",
+        '  root  (Path; default "/sys")\n      The sysfs tree.\n',
         "  pools.#.name  (str; required)",
         "  spare.address",
         '  log.level  (debug | info | warning | error; default "info")\n      Least level that is logged.\n',
