@@ -6,6 +6,7 @@ then found by its marks in OVS and on links, and removed as an orphan.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import logging
@@ -134,11 +135,21 @@ class AttachmentStore:
         )
 
     async def put(self, attachment: Attachment, *, durable: bool = True) -> None:
-        """Returns when it is on disk (`durable`), or at least safe from the end of this process."""
+        """Returns when it is on disk (`durable`), or at least safe from the end of this process.
+
+        Raises InputFailed; then nothing is known that was not known before.
+        """
+        before = self._found.get(attachment.id)
         self._found[attachment.id] = attachment
         try:
             await asyncio.to_thread(self._write, attachment, durable)
         except OSError as error:
+            if before is None:
+                with contextlib.suppress(OSError):
+                    await self.remove(attachment.id)
+                self._found.pop(attachment.id, None)
+            else:
+                self._found[attachment.id] = before
             raise InputFailed(
                 f"cannot write attachment {attachment.id} below {self._directory}: {error.strerror}; "
                 "see whether the file system is full or read-only"

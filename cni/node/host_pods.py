@@ -10,7 +10,8 @@ from cni.link.errors import BadMessage, PlugFailed
 from cni.link.service import Progress
 from cni.node.assignment import ANNOTATION, parse, port_name
 from cni.node.attachments import Attachment, AttachmentStore
-from cni.node.errors import BadConfiguration, CniNodeError, LinkFailed
+from cni.node.errors import BadConfiguration, CniNodeError, InputFailed, LinkFailed
+from cni.node.finishing import to_the_end
 from cni.node.keyed_locks import KeyedLocks
 from cni.node.link_messages import from_message, to_message
 from cni.node.ovs_side import LocalOvsSide
@@ -142,7 +143,10 @@ class HostPods:
     async def remove(self, attachment: Attachment) -> None:
         """Under its lock. Raises a CniNodeError when OVS is away; the attachment then stays, to be removed later."""
         attachment = msgspec.structs.replace(attachment, phase="deleting")
-        await self._store.put(attachment)
+        try:
+            await self._store.put(attachment)
+        except InputFailed as error:
+            _log.warning("%s", error)
         try:
             await self._ovs.unplug(attachment)
         except CniNodeError:
@@ -189,7 +193,7 @@ class HostPods:
             try:
                 await self._plug_permitted(attachment, end, progress)
             except BaseException:
-                await asyncio.shield(self._undo(attachment.id))
+                await to_the_end(self._undo(attachment.id))
                 raise
 
     async def _plug_permitted(self, attachment: Attachment, end: float, progress: Progress) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,14 @@ from cni.node.errors import (
     BadEnvironment,
     CniNodeError,
     DeviceInUse,
+    InputFailed,
     InterfaceTaken,
     Mismatch,
     NotAvailable,
     TryLater,
     UnknownContainer,
 )
+from cni.node.finishing import to_the_end
 from cni.node.keyed_locks import KeyedLocks
 from cni.node.netns import NetworkNamespace, opened
 from cni.node.ovs_side import OvsSide
@@ -226,7 +228,7 @@ class OwnPods:
             await self._store.put(msgspec.structs.replace(attachment, phase="ready", result=answer), durable=False)
             return answer
         except BaseException:
-            await _to_the_end(self._undo(attachment))
+            await to_the_end(self._undo(attachment))
             raise
 
     async def _both_sides(self, attachment: Attachment, namespace: NetworkNamespace) -> tuple[Interface, ...]:
@@ -258,7 +260,7 @@ class OwnPods:
             for task in unfinished:
                 task.cancel()
             if unfinished:
-                await _to_the_end(asyncio.wait(unfinished))
+                await to_the_end(asyncio.wait(unfinished))
         for task in sorted(tasks, key=lambda one: one.cancelled()):
             task.result()
         return made.result()
@@ -362,7 +364,11 @@ class OwnPods:
         """Under the attachment's lock. What the switch's side cannot finish now is left to the background."""
         attachment = msgspec.structs.replace(attachment, phase="deleting")
         with metrics.step_timer(STEPS, verb="DEL", step="intent"):
-            await self._store.put(attachment)
+            try:
+                await self._store.put(attachment)
+            except InputFailed as error:
+                # A full disk needs removing most of all; the older record leads here too after a kill.
+                _log.warning("%s", error)
         with metrics.step_timer(STEPS, verb="DEL", step="both"):
             detached, unplugged = await asyncio.gather(
                 self._container.detach(attachment), self._ovs.unplug(attachment), return_exceptions=True
@@ -402,20 +408,6 @@ class OwnPods:
         if running is not None:
             running.task.cancel()
             await asyncio.wait({running.task})
-
-
-async def _to_the_end(work: Coroutine[Any, Any, Any]) -> None:
-    """Lets `work` finish even when the caller is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            cancelled = True
-    task.result()
-    if cancelled:
-        raise asyncio.CancelledError
 
 
 def _same_pod(other: Attachment, call: Call) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from cni.node.errors import SwitchFailed, TryLater
+from cni.node.finishing import to_the_end
 from foundation.ovsdb import Change, OvsdbError, OvsdbSession, Row, Uuid, WaitTimedOut, fresh_name
 from foundation.ovsdb import operations as op
 
@@ -227,6 +228,7 @@ class Switch:
         if not operations:
             return
         try:
-            await self.session.transact(*operations, deadline=_TRANSACTION_SECONDS)
+            # Half-way, nobody would know whether there is something to undo.
+            await to_the_end(self.session.transact(*operations, deadline=_TRANSACTION_SECONDS))
         except OvsdbError as error:
             raise SwitchFailed("OVS refused to change the bridge", details=str(error)) from error

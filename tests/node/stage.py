@@ -7,6 +7,7 @@ that these tests need no controller.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -341,10 +342,8 @@ class Stage:
         for pod in pods:
             await namespaces.remove(pod.netns)
             await self.remove_port(pod)
-            try:
+            with contextlib.suppress(NotFound):
                 await self.client.delete(PODS, pod.name, pod.namespace, grace_seconds=0)
-            except NotFound:
-                pass
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
@@ -450,9 +449,11 @@ class Stage:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Outside the range of ephemeral ports, so that nobody's outgoing connection takes it while its server restarts."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", 10000 + secrets.randbelow(20000)))
+            return int(probe.getsockname()[1])
 
 
 async def listening(host: str, port: int) -> None:
