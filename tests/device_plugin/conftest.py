@@ -11,7 +11,6 @@ import grpc
 import grpc.aio
 import pytest
 
-from cni.device_plugin.config import Pool, Selector
 from dpu_offload_stubs.kubelet.deviceplugin.v1beta1 import api_pb2, api_pb2_grpc
 from foundation.pci import Sysfs
 
@@ -225,8 +224,10 @@ class FakeKubelet(api_pb2_grpc.RegistrationServicer):
             pytest.fail(f"kubelet has {self.health(resource)} of {resource}, expected {health}")
 
 
-def pool(name: str = "vf", *, selector: Selector | None = None, **fields: Any) -> Pool:
-    return Pool(name=name, selectors=(selector or Selector(),), **fields)
+@pytest.fixture(scope="session")
+def machine_type() -> type[MachineTree]:
+    """For tests that need several machines."""
+    return MachineTree
 
 
 @pytest.fixture

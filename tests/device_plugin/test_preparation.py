@@ -191,10 +191,10 @@ async def test_everything_at_once_then_nothing(machine: Any, events: Uevents, fa
 
 @pytest.mark.parametrize("family", ["mlx5", "ice"])
 async def test_killed_anywhere_the_next_run_finishes(
-    machine: Any, tmp_path: Path, events: Uevents, family: str
+    machine_type: type[Any], tmp_path: Path, events: Uevents, family: str
 ) -> None:
     for actions in itertools.count():
-        kernel = Kernel(type(machine)(tmp_path / str(actions)), family=family)
+        kernel = Kernel(machine_type(tmp_path / str(actions)), family=family)
         kernel.survive = actions
         try:
             await preparer(kernel, events).prepare(FULL)
