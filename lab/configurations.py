@@ -135,7 +135,8 @@ def _cni_controller(network: Network, kubeconfig: Path) -> Configuration:
     return {
         "kubeconfig": str(kubeconfig),
         "northbound": {"remotes": network.central.nb},
-        "leader_election": {"namespace": NAMESPACE},
+        # The one replica keeps its identity through a restart, as a container does in its pod: no wait for the lease.
+        "leader_election": {"namespace": NAMESPACE, "identity": "lab"},
     }
 
 
@@ -264,6 +265,7 @@ def cluster_stand_ins(layout: Layout, *, kubeconfig: Path, disks: bool) -> dict[
             *(sys.executable, "-m", "lab.kubelet"),
             *("--node", node, "--kubeconfig", kubeconfig, "--root", layout.kubelet(node)),
             *("--cni-binary", layout.cni_binary(node), "--cni-configuration", cni),
+            *("--netns-prefix", layout.sandbox_prefix),
         ]
         if node == HOST_NODE:
             command += ["--csi-socket", layout.csi_host_socket, "--device-plugins", "--driver", DRIVER]

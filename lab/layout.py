@@ -37,6 +37,11 @@ class Layout:
         """Name of a node's network namespace."""
         return f"{self.prefix}-{node.removeprefix('node-')}"
 
+    @property
+    def sandbox_prefix(self) -> str:
+        """First part of the names of pods' network namespaces."""
+        return f"{self.prefix}-cni-"
+
     def netns_path(self, node: str) -> Path:
         return Path("/run/netns") / self.netns(node)
 

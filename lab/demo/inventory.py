@@ -36,7 +36,7 @@ class Inventory:
 async def take(layout: Layout, network: Network) -> Inventory:
     """Links, namespaces, OVS ports, OVN rows, files, mounts, loop devices, SPDK objects, sysfs disks."""
     entries: set[tuple[str, str]] = set()
-    for netns in Path("/run/netns").glob("cni-*"):
+    for netns in Path("/run/netns").glob(f"{layout.sandbox_prefix}*"):
         entries.add(("network namespace", netns.name))
     for node in (DEFAULT_NODE, HOST_NODE, DPU_NODE):
         listing = await run("ip", "-n", network.namespace(node), "-br", "link")

@@ -105,9 +105,7 @@ async def _bring_up(suite: Suite, steps: Recorder) -> None:
 
 async def _registered(observer: Observer, steps: Recorder) -> None:
     """Kubelet knows the CSI driver and the VFs, and the DPU has published what it can take."""
-    async with steps.step(
-        "kubelet knows the CSI driver and the VFs, the cluster the DPU's functions"
-    ) as notes:
+    async with steps.step("kubelet knows the CSI driver and the VFs, the cluster the DPU's functions") as notes:
         await observer.until(
             resources.CSI_NODES,
             HOST_NODE,

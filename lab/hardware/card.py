@@ -5,7 +5,8 @@ that socket, one JSON object a line, which namespaces the controller has and whi
 makes sysfs entries, a loop device over that file, a block node and the uevents a kernel would send.
 
 A controller that vanishes while it still has namespaces is *lost*, as after a crash of the card's firmware: its disk
-stays, its state reads ``resetting``, and it goes on when the same subsystem comes back on the same function.
+stays, its state reads ``resetting``, and it goes on when the same subsystem comes back on the same function. When the
+function's directory goes, the function is unplugged.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Card:
         self._uevents = UeventSender()
         self._controllers: dict[str, Controller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._inodes: dict[str, int] = {}
 
     async def run(self) -> None:
         """Follow the directory until cancelled."""
@@ -69,15 +71,31 @@ class Card:
         with DirectoryWatch(self._directory) as watch:
             try:
                 while True:
-                    for slot in sorted(self._directory.iterdir()):
-                        if _SLOT.fullmatch(slot.name) and slot.name not in self._tasks:
-                            self._tasks[slot.name] = asyncio.create_task(self._follow(slot), name=slot.name)
+                    slots = {slot.name: slot for slot in self._directory.iterdir() if _SLOT.fullmatch(slot.name)}
+                    # By inode: a directory that was removed and made again in between is another one.
+                    present = {name: slot.stat().st_ino for name, slot in slots.items()}
+                    for name in [name for name, inode in self._inodes.items() if present.get(name) != inode]:
+                        await self._unplug(name)
+                    for name in present.keys() - self._inodes.keys():
+                        self._inodes[name] = present[name]
+                        self._tasks[name] = asyncio.create_task(self._follow(slots[name]), name=name)
                     await watch.changed()
             finally:
                 for task in self._tasks.values():
                     task.cancel()
                 await asyncio.gather(*self._tasks.values(), return_exceptions=True)
                 self._uevents.close()
+
+    async def _unplug(self, slot: str) -> None:
+        task = self._tasks.pop(slot)
+        del self._inodes[slot]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        controller = self._controllers.get(slot)
+        if controller is not None:
+            for nsid in list(controller.disks):
+                await self._remove(controller, nsid)
+            self._drop(slot, controller)
 
     async def _follow(self, slot: Path) -> None:
         with DirectoryWatch(slot) as watch:

@@ -80,6 +80,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         devices=devices,
         mounter=mounter,
         leave_disks=arguments.leave_disks,
+        netns_prefix=arguments.netns_prefix,
     )
     if devices is not None:
         await devices.start()
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--cni-configuration", required=True, help="network configuration as JSON")
     parser.add_argument("--csi-socket", default="")
     parser.add_argument("--driver", default="csi.dpu-offload.io")
+    parser.add_argument("--netns-prefix", default="cni-", help="first part of the pods' network namespaces' names")
     parser.add_argument(
         "--leave-disks",
         action="store_true",

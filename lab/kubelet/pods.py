@@ -68,6 +68,7 @@ class PodWorker:
         devices: DeviceManager | None,
         mounter: VolumeMounter | None,
         leave_disks: bool = False,
+        netns_prefix: str = "cni-",
     ) -> None:
         self._node = node
         self._client = client
@@ -76,6 +77,7 @@ class PodWorker:
         self._devices = devices
         self._mounter = mounter
         self._leave_disks = leave_disks
+        self._netns_prefix = netns_prefix
         self._records: dict[str, PodRecord] = {}
         self._pods: Reflector[Pod] = Reflector(client, resources.PODS, field_selector=f"spec.nodeName={node}")
         self._claims = Reflector(client, resources.PERSISTENT_VOLUME_CLAIMS)
@@ -160,7 +162,11 @@ class PodWorker:
         if record.sandbox is not None:  # a stand-in that was killed in mid-ADD
             await self._remove_sandbox(record)
         record.sandbox = Sandbox.fresh(
-            uid=record.uid, namespace=record.namespace, name=record.name, device_id=record.device
+            uid=record.uid,
+            namespace=record.namespace,
+            name=record.name,
+            device_id=record.device,
+            netns_prefix=self._netns_prefix,
         )
         self._save(record)
         try:

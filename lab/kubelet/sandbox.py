@@ -41,14 +41,14 @@ class Sandbox:
     result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def fresh(cls, *, uid: str, namespace: str, name: str, device_id: str) -> Sandbox:
+    def fresh(cls, *, uid: str, namespace: str, name: str, device_id: str, netns_prefix: str = "cni-") -> Sandbox:
         container = secrets.token_hex(32)
         return cls(
             pod_uid=uid,
             pod_namespace=namespace,
             pod_name=name,
             container_id=container,
-            netns=f"/run/netns/cni-{uid[:8]}-{container[:8]}",
+            netns=f"/run/netns/{netns_prefix}{uid[:8]}-{container[:8]}",
             device_id=device_id,
         )
 

@@ -174,3 +174,19 @@ async def test_a_crash_of_the_emulation_leaves_the_disk_and_it_goes_on(layout: L
     await until(lambda: state() == "live", "the controller is back")
     assert node.stat().st_rdev == number
     await emulation.die()
+
+
+async def test_a_function_whose_directory_goes_is_unplugged(layout: Layout, card: Card) -> None:
+    file = backing_file(layout)
+    slot = layout.functions / "pf0vf4"
+    emulation = Emulation(slot)
+    await emulation.start()
+    await emulation.send(CONTROLLER, namespace(file))
+    node = layout.devices / "nvme0n1"
+    await until(node.exists, "a block node appears")
+    await emulation.die()
+    assert node.exists()
+    slot.rmdir()
+    await until(lambda: not node.exists(), "the node goes")
+    assert not Sysfs(layout.sysfs(HOST_NODE)).nvme_controllers(plan.storage_function(4))
+    assert await loops.below(layout.run) == []
