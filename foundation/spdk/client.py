@@ -113,7 +113,7 @@ class SpdkClient:
             if connection is None or not connection.usable:
                 connection = await self._connect_for(method, deadline)
             request_id, future = connection.send(method, params)
-            raw = await connection.wait(request_id, future, max(0.0, end - asyncio.get_running_loop().time()))
+            raw = await connection.wait(request_id, future, end, deadline)
         try:
             return msgspec.json.decode(raw, type=kind)
         except ValueError as error:

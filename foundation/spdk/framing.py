@@ -47,6 +47,11 @@ class Framer(Generic[T]):
         """Bytes of an incomplete value."""
         return len(self._buffer)
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether a line has ended inside the incomplete value: a pretty-printer's, or a reply that was cut."""
+        return _NEWLINE in self._buffer
+
     def feed(self, data: bytes) -> list[T]:
         self._buffer += data
         values: list[T] = []
@@ -63,6 +68,9 @@ class Framer(Generic[T]):
         while end >= 0:
             line = bytes(buffer[start:end])
             if line and not line.isspace():
+                if line[0] not in _OPENING:
+                    self._counting = True
+                    break
                 try:
                     values.append(self._decode(line))
                 except ValueError:
@@ -73,7 +81,10 @@ class Framer(Generic[T]):
         del buffer[:start]
         if self._counting or not buffer:
             return
-        if buffer[0] not in _OPENING or buffer[-1] in _CLOSING:
+        last = len(buffer) - 1
+        while last > 0 and buffer[last] in _BLANK:
+            last -= 1
+        if buffer[0] not in _OPENING or buffer[last] in _CLOSING:
             # Blanks, garbage, or a last value without its newline: only counting tells.
             self._counting = True
 

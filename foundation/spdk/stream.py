@@ -21,7 +21,8 @@ class StreamConnection(asyncio.Protocol):
     """Any number of calls at once; answers come in the order in which SPDK finishes, matched by id.
 
     A call that runs out of time leaves the connection as it is: ids are never used twice, so a late answer finds
-    nobody and is dropped. A reply that is no JSON-RPC ends the connection, for nothing after it can be trusted.
+    nobody and is dropped. A reply that is no JSON-RPC ends the connection, for nothing after it can be trusted; one that
+    never ends does so with the first call that runs out of time meanwhile.
     Requests made in one turn of the event loop leave in one write: SPDK reads every 4 ms, and runs what it has read.
     """
 
@@ -59,9 +60,14 @@ class StreamConnection(asyncio.Protocol):
         self._outgoing.append(data)
         return request_id, future
 
-    async def wait(self, request_id: int, future: asyncio.Future[msgspec.Raw], deadline: float) -> msgspec.Raw:
-        """The raw result. Raises SpdkError, SpdkTimeout after ``deadline`` seconds, SpdkUnavailable."""
-        timer = self._loop.call_later(deadline, self._expire, request_id, deadline)
+    async def wait(
+        self, request_id: int, future: asyncio.Future[msgspec.Raw], end: float, deadline: float
+    ) -> msgspec.Raw:
+        """The raw result. Raises SpdkError, SpdkUnavailable, SpdkTimeout at ``end`` on the loop's clock.
+
+        ``deadline`` is what the caller asked for, in seconds.
+        """
+        timer = self._loop.call_at(end, self._expire, request_id, deadline)
         try:
             return await future
         finally:
@@ -76,6 +82,9 @@ class StreamConnection(asyncio.Protocol):
         future.set_exception(
             SpdkTimeout(f"SPDK at {self._address} did not answer {method} within {deadline:g} s{hint}")
         )
+        if self._framer.doubtful:
+            # Whatever comes would be taken for the rest of it.
+            self._break("left a reply unfinished")
 
     def close(self) -> None:
         self._lose(SpdkUnavailable(f"the connection to SPDK at {self._address} was closed by us"))

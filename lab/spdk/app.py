@@ -12,22 +12,11 @@ from pathlib import Path
 
 import click
 
-from lab.spdk import (  # noqa: F401  # each import fills the table of methods
-    bdev_methods,
-    crypto,
-    disk_methods,
-    keyring,
-    lvol_methods,
-    nvme_methods,
-    nvmf_member_methods,
-    nvmf_methods,
-    process_methods,
-    vhost,
-)
 from lab.spdk.dispatch import as_params, invoke
 from lab.spdk.failures import RpcFailure
 from lab.spdk.faults import Faults
 from lab.spdk.instance import Instance, Settings
+from lab.spdk.methods import METHODS
 from lab.spdk.server import RpcServer
 
 _log = logging.getLogger("lab.spdk")
@@ -99,7 +88,7 @@ async def _serve(
         server.listen(path)
     if pidfile:
         Path(pidfile).write_text(f"{os.getpid()}\n")
-    _log.info("stand-in for SPDK (%s) on %s", settings.mode, ", ".join(sockets))
+    _log.info("stand-in for SPDK (%s, %d methods) on %s", settings.mode, len(METHODS), ", ".join(sockets))
     await stopped.wait()
     # The last replies leave with one more look.
     await asyncio.sleep(2 * settings.beat)

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import report
-from lab.spdk import app as _app  # noqa: F401  # fills the table of methods
-from lab.spdk.dispatch import METHODS
+from lab.spdk.methods import METHODS
 from lab.spdk.replay import Replay
 
 RECORDING = Path(__file__).with_name("recorded.jsonl.xz")
