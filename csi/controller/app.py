@@ -3,9 +3,12 @@
 import asyncio
 
 from csi.calls import Calls
+from csi.controller.cluster import Cluster
 from csi.controller.config import CsiControllerConfig
+from csi.controller.converge import Converger
 from csi.controller.directory import Directory
 from csi.controller.dpus import Dpus
+from csi.controller.garbage import Garbage
 from csi.controller.parts import Parts
 from csi.controller.service import ControllerService, GroupControllerService
 from csi.errors import CODES
@@ -17,7 +20,7 @@ from foundation.daemon.serving import ErrorTable, TlsFiles, listen_unix, make_se
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import ConfigurationInvalid
 from foundation.kube.reflector import Reflector
-from foundation.kube.resources import NODES
+from foundation.kube.resources import NODES, PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS, VOLUME_ATTRIBUTES_CLASSES
 
 
 async def start(config: CsiControllerConfig, daemon: Daemon) -> None:
@@ -28,11 +31,19 @@ async def start(config: CsiControllerConfig, daemon: Daemon) -> None:
         raise StartError(str(error)) from error
     daemon.on_stop(kube.close)
     nodes = Reflector(kube, NODES)
+    volumes = Reflector(kube, PERSISTENT_VOLUMES)
+    attachments = Reflector(kube, VOLUME_ATTACHMENTS)
+    classes = Reflector(kube, VOLUME_ATTRIBUTES_CLASSES)
+    directory = Directory(nodes.store)
     dpus = Dpus(TlsFiles(ca=config.tls.ca, certificate=config.tls.certificate, key=config.tls.key), config.dpu)
     daemon.on_stop(dpus.close)
     calls = Calls()
-    parts = Parts(registry=registry, directory=Directory(nodes.store), dpus=dpus, calls=calls)
+    parts = Parts(registry=registry, directory=directory, dpus=dpus, calls=calls)
+    cluster = Cluster(volumes=volumes.store, attachments=attachments.store, classes=classes.store, directory=directory)
+    converger = Converger(registry=registry, cluster=cluster, kube=kube, every_seconds=config.converge_seconds)
+    garbage = Garbage(registry=registry, cluster=cluster, directory=directory, calls=calls, config=config.garbage)
     for backend in registry.backends.values():
+        backend.on_return(converger.soon)
         await backend.start()
         daemon.on_stop(backend.close)
     daemon.on_stop(calls.stop)
@@ -44,9 +55,15 @@ async def start(config: CsiControllerConfig, daemon: Daemon) -> None:
         await nodes.synced()
         ready.set()
         daemon.health.set("nodes", True)
+        # Without the whole list of volumes and attachments, everything on the storage would look like a leftover.
+        for reflector in (volumes, attachments, classes):
+            await reflector.synced()
+        daemon.spawn(converger.run(), name="converge")
+        daemon.spawn(garbage.run(), name="garbage")
 
-    daemon.spawn(nodes.run(), name="nodes")
-    daemon.spawn(follow(), name="first list of nodes")
+    for reflector, what in ((nodes, "nodes"), (volumes, "volumes"), (attachments, "attachments"), (classes, "classes")):
+        daemon.spawn(reflector.run(), name=what)
+    daemon.spawn(follow(), name="first lists")
 
     server = make_server(errors=ErrorTable(CODES), service="csi-controller")
     csi_pb2_grpc.add_IdentityServicer_to_server(IdentityService(ready.is_set), server)

@@ -10,9 +10,12 @@ from csi.controller.paging import page
 from csi.controller.parts import Parts
 from csi.errors import CsiError
 from csi.framework.backend import Condition, Volume
+from dpu_offload_stubs.attacher.v1 import attacher_pb2
 from dpu_offload_stubs.csi import csi_pb2
 
 _log = logging.getLogger(__name__)
+Published = dict[str, list[tuple[str, attacher_pb2.Attachment]]]
+_ABNORMAL = (attacher_pb2.ATTACHMENT_STATE_DEGRADED, attacher_pb2.ATTACHMENT_STATE_FAILED)
 
 
 async def list_volumes(parts: Parts, request: csi_pb2.ListVolumesRequest) -> csi_pb2.ListVolumesResponse:
@@ -29,7 +32,7 @@ async def list_volumes(parts: Parts, request: csi_pb2.ListVolumesRequest) -> csi
     shown, token = page(entries, lambda entry: entry[2], token=request.starting_token, limit=request.max_entries)
     answer = csi_pb2.ListVolumesResponse(next_token=token)
     for backend, volume, volume_id in shown:
-        condition = Condition(abnormal=False, message="")
+        condition = _condition(volume, published.get(volume_id, []))
         nodes = _nodes(volume, volume_id, published, unknown)
         answer.entries.add(
             volume=as_message(backend, volume),
@@ -45,6 +48,9 @@ async def get_volume(parts: Parts, request: csi_pb2.ControllerGetVolumeRequest) 
     backend, volume_id = parts.volume(request.volume_id)
     volume = await backend.get(volume_id.key)
     (published, unknown), condition = await asyncio.gather(published_nodes(parts), backend.health(volume_id.key))
+    if not condition.abnormal:
+        of_dpus = _condition(volume, published.get(str(volume_id), []))
+        condition = of_dpus if of_dpus.abnormal else condition
     return csi_pb2.ControllerGetVolumeResponse(
         volume=as_message(backend, volume),
         status=csi_pb2.ControllerGetVolumeResponse.VolumeStatus(
@@ -54,11 +60,11 @@ async def get_volume(parts: Parts, request: csi_pb2.ControllerGetVolumeRequest) 
     )
 
 
-async def published_nodes(parts: Parts) -> tuple[dict[str, set[str]], list[Dpu]]:
-    """Hosts by volume id as the DPUs themselves say it, and the DPUs that do not answer."""
+async def published_nodes(parts: Parts) -> tuple[Published, list[Dpu]]:
+    """Hosts with their attachments by volume id as the DPUs themselves say it, and the DPUs that do not answer."""
     dpus = list(parts.directory.dpus())
     answers = await asyncio.gather(*(parts.dpus.attachments(dpu) for dpu in dpus), return_exceptions=True)
-    published: dict[str, set[str]] = {}
+    published: Published = {}
     unknown: list[Dpu] = []
     for dpu, answer in zip(dpus, answers, strict=True):
         if isinstance(answer, CsiError):
@@ -68,11 +74,20 @@ async def published_nodes(parts: Parts) -> tuple[dict[str, set[str]], list[Dpu]]
             raise answer
         else:
             for attachment in answer:
-                published.setdefault(attachment.volume_id, set()).add(dpu.host)
+                published.setdefault(attachment.volume_id, []).append((dpu.host, attachment))
     return published, unknown
 
 
-def _nodes(volume: Volume, volume_id: str, published: dict[str, set[str]], unknown: list[Dpu]) -> list[str]:
+def _condition(volume: Volume, attached: list[tuple[str, attacher_pb2.Attachment]]) -> Condition:
+    if not volume.exported:
+        return Condition(abnormal=True, message="the storage does not offer the volume at present")
+    for host, attachment in attached:
+        if attachment.state in _ABNORMAL:
+            return Condition(abnormal=True, message=f"on node {host}: {attachment.reason or 'degraded'}")
+    return Condition(abnormal=False, message="")
+
+
+def _nodes(volume: Volume, volume_id: str, published: Published, unknown: list[Dpu]) -> list[str]:
     """A DPU that is silent is taken to have what the target lets it have: the side-car would detach it otherwise."""
     silent = {dpu.host for dpu in unknown if dpu.announcement.host_nqn in volume.hosts}
-    return sorted(published.get(volume_id, set()) | silent)
+    return sorted({host for host, _ in published.get(volume_id, [])} | silent)

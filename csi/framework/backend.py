@@ -81,14 +81,15 @@ class VolumeSpec(Generic[P]):
 
 
 class Volume(msgspec.Struct, frozen=True, kw_only=True):
-    """A volume as it stands. `size` in bytes; `topology` empty when it is reachable from everywhere."""
+    """A volume as it stands. `size` in bytes; `topology` empty when it is reachable from everywhere; `exported` is
+    false while the storage does not offer it to anybody, e.g. just after a restart."""
 
     key: str
     size: int
     portals: tuple[Portal, ...]
     topology: tuple[dict[str, str], ...] = ()
-    source: Source | None = None
     hosts: tuple[str, ...] = ()
+    exported: bool = True
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

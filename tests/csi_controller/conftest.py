@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab.certificates import Authority
+from lab.hardware import loops
 from tests.csi_rig.plant import Plant, plant
 from tests.csi_rig.target import Target
 
@@ -25,7 +26,13 @@ def running_target() -> Iterator[Target]:
         target = Target(Path(name), size=64 << 30)
         asyncio.run(target.start())
         yield target
-        asyncio.run(target.stop())
+        asyncio.run(_clear(target))
+
+
+async def _clear(target: Target) -> None:
+    await target.stop()
+    for device in await loops.below(target.file.parent):
+        await loops.detach(device)
 
 
 @pytest.fixture

@@ -105,6 +105,7 @@ class StandInDpu(attacher_pb2_grpc.VolumeAttacherServicer):
             self._server = None
         if self._uevents is not None:
             self._uevents.close()
+            self._uevents = None
         await self._target.close()
 
     async def clear(self) -> None:

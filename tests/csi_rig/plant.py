@@ -15,6 +15,7 @@ import grpc.aio
 from csi.controller import app as controller_app
 from csi.controller.config import CsiControllerConfig, DpuConfig, GarbageConfig, TlsConfig
 from csi.node_host import app as node_host_app
+from csi.node_host import mounts
 from csi.node_host.config import CsiNodeHostConfig
 from dpu_offload_stubs.csi import csi_pb2, csi_pb2_grpc
 from foundation.daemon.running import Daemon
@@ -245,5 +246,10 @@ async def plant(directory: Path, target: Target, authority: Authority) -> AsyncI
         kubeconfig = api.kubeconfig(directory / "kubeconfig")
         kube = await stack.enter_async_context(await KubeClient.connect(str(kubeconfig)))
         built = Plant(directory, target, api, kube, kubeconfig, authority)
-        async with built.stack:
-            yield built
+        try:
+            async with built.stack:
+                yield built
+        finally:
+            for mount in reversed(mounts.table()):
+                if mount.point.startswith(f"{directory}/"):
+                    mounts.unmount(mount.point, dead=True)

@@ -6,8 +6,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from csi.errors import AlreadyExists, CsiError, FailedPrecondition, InvalidArgument, NotFound, OutOfRange
 from csi.framework.backend import (
+    NO_LIMITS,
     Capabilities,
     Capacity,
     Condition,
@@ -33,7 +36,6 @@ from csi.identity import VolumeId, subsystem_nqn, volume_of_nqn
 from foundation.spdk.errors import SpdkUnavailable
 
 _log = logging.getLogger(__name__)
-_NO_KEYS = HostKeys()
 
 
 class SpdkBackend:
@@ -136,9 +138,11 @@ class SpdkBackend:
                 bdev = None
             key = names.Place(pool.name, names.volume(spec.token)).key
             await self._ensure_export(key, known=None, looked=bdev is None)
-            if spec.qos != Qos():
+            if spec.qos != NO_LIMITS:
                 await self._of(pool).limit(pool.bdev_name(names.volume(spec.token)), spec.qos)
-            return await self.get(key) if bdev is not None else self._volume(pool, key, size, spec.source, ())
+            if bdev is not None:
+                return await self.get(key)
+            return msgspec.structs.replace(self._volume(pool, key, size, None), exported=True)
 
     async def delete(self, key: str) -> None:
         try:
@@ -160,8 +164,7 @@ class SpdkBackend:
 
     async def get(self, key: str) -> Volume:
         pool, bdev, subsystem = await self._look(key)
-        hosts = tuple(host.nqn for host in subsystem.hosts) if subsystem else ()
-        return self._volume(pool, key, bdev.size, None, hosts)
+        return self._volume(pool, key, bdev.size, subsystem)
 
     async def volumes(self) -> Sequence[Volume]:
         volumes: list[Volume] = []
@@ -171,8 +174,7 @@ class SpdkBackend:
                 if names.VOLUME.fullmatch(lvol):
                     key = names.Place(pool.name, lvol).key
                     subsystem = subsystems.get(subsystem_nqn(self._id(key)))
-                    hosts = tuple(host.nqn for host in subsystem.hosts) if subsystem else ()
-                    volumes.append(self._volume(pool, key, bdev.size, None, hosts))
+                    volumes.append(self._volume(pool, key, bdev.size, subsystem))
         return sorted(volumes, key=lambda volume: volume.key)
 
     async def expand(self, key: str, size: SizeRange) -> Volume:
@@ -192,8 +194,7 @@ class SpdkBackend:
                     placement.refuse_overfull(state, wanted - bdev.size)
                 placement.refuse_oversized(state, wanted)
                 bdev = await pool.grow(place.lvol, wanted)
-            hosts = tuple(host.nqn for host in subsystem.hosts) if subsystem else ()
-            return self._volume(pool, key, bdev.size, None, hosts)
+            return self._volume(pool, key, bdev.size, subsystem)
 
     async def grant(self, key: str, host_nqn: str, *, keys: HostKeys, shared: bool) -> Volume:
         place = names.volume_place(key)
@@ -204,7 +205,7 @@ class SpdkBackend:
             await self._of(pool).admit(
                 subsystem, host_nqn, keys=keys, keyring=self._keyrings.get(pool.name), shared=shared
             )
-            return self._volume(pool, key, bdev.size, None, (host_nqn,))
+            return self._volume(pool, key, bdev.size, subsystem)
 
     async def revoke(self, key: str, host_nqn: str) -> None:
         try:
@@ -293,6 +294,8 @@ class SpdkBackend:
                 known = subsystems.get(subsystem_nqn(self._id(key)))
                 missing = set(wanted.get(key, {})) - ({host.nqn for host in known.hosts} if known else set())
                 limits = qos.get(key)
+                if limits is not None and bdevs[lvol].has_limits(limits):
+                    limits = None
                 if known is None or not known.namespaces or missing or limits is not None:
                     await self._restore(key, wanted.get(key, {}), limits)
 
@@ -346,9 +349,15 @@ class SpdkBackend:
     def _of(self, pool: Pool) -> Exports:
         return self._exports[pool.config.address]
 
-    def _volume(self, pool: Pool, key: str, size: int, source: Source | None, hosts: tuple[str, ...]) -> Volume:
-        topology = (pool.config.topology,) if pool.config.topology else ()
-        return Volume(key=key, size=size, portals=pool.config.portals, topology=topology, source=source, hosts=hosts)
+    def _volume(self, pool: Pool, key: str, size: int, subsystem: Subsystem | None) -> Volume:
+        return Volume(
+            key=key,
+            size=size,
+            portals=pool.config.portals,
+            topology=(pool.config.topology,) if pool.config.topology else (),
+            hosts=tuple(sorted(host.nqn for host in subsystem.hosts)) if subsystem else (),
+            exported=subsystem is not None and bool(subsystem.namespaces) and bool(subsystem.listen_addresses),
+        )
 
     def _snapshot(self, pool: Pool, lvol: str, size: int) -> Snapshot:
         name = names.parse_snapshot(lvol)

@@ -42,8 +42,13 @@ class Target:
         self._seconds = seconds
 
     async def ask(self, kind: type[T], method: str, params: Mapping[str, Any] | None = None) -> T:
-        """Raises SpdkError as it is, for callers that know what a refusal means."""
-        return await self.client.call_as(kind, method, params, deadline=self._seconds)
+        """Raises SpdkError as it is, for callers that know what a refusal means; no answer is one of our errors."""
+        try:
+            return await self.client.call_as(kind, method, params, deadline=self._seconds)
+        except SpdkError:
+            raise
+        except SpdkClientError as error:
+            raise translate(error, f"ask the storage target for {method}") from error
 
     async def do(self, what: str, method: str, params: Mapping[str, Any] | None = None) -> Any:
         with translated(what):

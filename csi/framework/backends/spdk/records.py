@@ -2,7 +2,7 @@
 
 import msgspec
 
-from csi.framework.backend import Portal
+from csi.framework.backend import Portal, Qos
 
 
 class LvolFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +23,13 @@ class DriverSpecific(msgspec.Struct, frozen=True):
     lvol: LvolFacts | None = None
 
 
+class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
+    rw_ios_per_sec: int = 0
+    rw_mbytes_per_sec: int = 0
+    r_mbytes_per_sec: int = 0
+    w_mbytes_per_sec: int = 0
+
+
 class Bdev(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     aliases: tuple[str, ...] = ()
@@ -31,7 +38,16 @@ class Bdev(msgspec.Struct, frozen=True, kw_only=True):
     num_blocks: int = 0
     claimed: bool = False
     claim_type: str = ""
+    assigned_rate_limits: RateLimits = RateLimits()
     driver_specific: DriverSpecific = DriverSpecific()
+
+    def has_limits(self, qos: Qos) -> bool:
+        return self.assigned_rate_limits == RateLimits(
+            rw_ios_per_sec=qos.read_write_iops,
+            rw_mbytes_per_sec=qos.read_write_mb_per_second,
+            r_mbytes_per_sec=qos.read_mb_per_second,
+            w_mbytes_per_sec=qos.write_mb_per_second,
+        )
 
     @property
     def size(self) -> int:

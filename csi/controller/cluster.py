@@ -1,0 +1,116 @@
+"""What Kubernetes says about volumes: which exist, where each shall be let in, which limits it has. Pure reading."""
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from csi import identity
+from csi.controller.directory import Directory, Dpu
+from csi.controller.volume_context import VolumeContext, parse
+from csi.errors import InvalidArgument
+from csi.framework import parameters
+from csi.framework.backend import Qos
+from foundation.kube.models.core import PersistentVolume, SecretReference
+from foundation.kube.models.storage import VolumeAttachment, VolumeAttributesClass
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True):
+    """A DPU which one volume's target shall let in. `settled`: attached, and nobody is detaching it."""
+
+    volume: identity.VolumeId
+    host: str
+    host_nqn: str
+    context: VolumeContext
+    secret: SecretReference | None
+    settled: bool
+
+
+class Cluster:
+    """Live views of reflectors' stores."""
+
+    def __init__(
+        self,
+        *,
+        volumes: Mapping[str, PersistentVolume],
+        attachments: Mapping[str, VolumeAttachment],
+        classes: Mapping[str, VolumeAttributesClass],
+        directory: Directory,
+    ) -> None:
+        self._volumes = volumes
+        self._attachments = attachments
+        self._classes = classes
+        self._directory = directory
+
+    def volume_ids(self) -> set[identity.VolumeId]:
+        return {volume_id for _, volume_id in self._ours()}
+
+    def accesses(self) -> Iterator[Access]:
+        """One for each VolumeAttachment of this driver whose volume and DPU are known."""
+        for attachment in self._attachments.values():
+            name = attachment.spec.source.persistent_volume_name or ""
+            volume = self._volumes.get(name)
+            volume_id = _id_of(volume) if volume is not None else None
+            if attachment.spec.attacher != identity.DRIVER_NAME or volume is None or volume_id is None:
+                continue
+            dpu = self._dpu(attachment)
+            if dpu is None or volume.spec.csi is None:
+                continue
+            try:
+                context = parse(volume.spec.csi.volume_attributes or {})
+            except InvalidArgument:
+                continue
+            yield Access(
+                volume=volume_id,
+                host=attachment.spec.node_name,
+                host_nqn=dpu.announcement.host_nqn,
+                context=context,
+                secret=volume.spec.csi.controller_publish_secret_ref,
+                settled=attachment.status.attached and attachment.metadata.deletion_timestamp is None,
+            )
+
+    def hosts_with_attachment(self) -> dict[identity.VolumeId, set[str]]:
+        """Hosts by volume, whatever state the attachment is in: nothing of these is stale."""
+        hosts: dict[identity.VolumeId, set[str]] = {}
+        for attachment in self._attachments.values():
+            volume = self._volumes.get(attachment.spec.source.persistent_volume_name or "")
+            volume_id = _id_of(volume) if volume is not None else None
+            if volume_id is not None:
+                hosts.setdefault(volume_id, set()).add(attachment.spec.node_name)
+        return hosts
+
+    def limits(self) -> dict[identity.VolumeId, Qos]:
+        """Of volumes with a VolumeAttributesClass that can be understood."""
+        found: dict[identity.VolumeId, Qos] = {}
+        for volume, volume_id in self._ours():
+            attributes = self._classes.get(volume.spec.volume_attributes_class_name or "")
+            if attributes is None or attributes.driver_name != identity.DRIVER_NAME:
+                continue
+            try:
+                found[volume_id] = parameters.parse_qos(attributes.parameters or {})
+            except InvalidArgument:
+                continue
+        return found
+
+    def _ours(self) -> Iterator[tuple[PersistentVolume, identity.VolumeId]]:
+        for volume in self._volumes.values():
+            volume_id = _id_of(volume)
+            if volume_id is not None:
+                yield volume, volume_id
+
+    def _dpu(self, attachment: VolumeAttachment) -> Dpu | None:
+        """The one which the publish context names; without it, the host's only one."""
+        dpus = self._directory.of_host(attachment.spec.node_name)
+        named = (attachment.status.attachment_metadata or {}).get("dpuNode", "")
+        if named:
+            return next((dpu for dpu in dpus if dpu.node == named), None)
+        return dpus[0] if len(dpus) == 1 else None
+
+
+def _id_of(volume: PersistentVolume) -> identity.VolumeId | None:
+    source = volume.spec.csi
+    if source is None or source.driver != identity.DRIVER_NAME:
+        return None
+    try:
+        return identity.parse_volume_id(source.volume_handle)
+    except identity.MalformedId:
+        return None

@@ -1,0 +1,207 @@
+"""Who may have a volume, in which mode, and that whoever may not is cut off, dead or alive."""
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+import pytest
+
+from csi import identity
+from dpu_offload_stubs.csi import csi_pb2
+from foundation.spdk.client import SpdkClient
+from tests.csi_rig.plant import Mode, Plant, block_capability, mount_capability
+
+pytestmark = pytest.mark.root
+
+
+async def refused(call: Any, code: grpc.StatusCode) -> str:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() is code, caught.value.details()
+    return str(caught.value.details())
+
+
+async def hosts(plant: Plant, volume: csi_pb2.Volume) -> set[str]:
+    async with SpdkClient(plant.target.address) as client:
+        (found,) = await client.call("nvmf_get_subsystems", {"nqn": identity.subsystem_nqn(volume.volume_id)})
+    assert found["allow_any_host"] is False
+    return {host["nqn"] for host in found["hosts"]}
+
+
+DPU1, DPU2 = identity.host_nqn("host1-dpu"), identity.host_nqn("host2-dpu")
+
+
+@pytest.mark.parametrize(
+    "mode", [Mode.SINGLE_NODE_WRITER, Mode.SINGLE_NODE_SINGLE_WRITER, Mode.SINGLE_NODE_MULTI_WRITER]
+)
+async def test_a_single_writer_stays_single(two: Plant, mode: Mode.Mode.ValueType) -> None:
+    capability = mount_capability(mode)
+    volume = await two.create(capability=capability)
+    assert await hosts(two, volume) == set()
+    await two.publish(volume, "host1", capability)
+    words = await refused(two.publish(volume, "host2", capability), grpc.StatusCode.FAILED_PRECONDITION)
+    assert DPU1 in words
+    assert await hosts(two, volume) == {DPU1}
+    assert not two.dpus["host2"].attached
+    await two.unpublish(volume, "host1")
+    await two.publish(volume, "host2", capability)
+    assert await hosts(two, volume) == {DPU2}
+
+
+async def test_shared_block_is_on_two_hosts_at_once(two: Plant) -> None:
+    capability = block_capability(Mode.MULTI_NODE_MULTI_WRITER)
+    volume = await two.create(capability=capability)
+    for host in ("host1", "host2"):
+        context = await two.publish(volume, host, capability)
+        await two.stage(volume, host, context, capability)
+        path = await two.mount(volume, host, capability)
+        with open(path, "r+b", buffering=0) as device:
+            device.write(host.encode().ljust(4096))
+    assert await hosts(two, volume) == {DPU1, DPU2}
+    for host in ("host1", "host2"):
+        await two.unmount(volume, host)
+        await two.unstage(volume, host)
+        await two.unpublish(volume, host)
+    assert await hosts(two, volume) == set()
+
+
+async def test_read_only_many_writes_nowhere(two: Plant) -> None:
+    writer = mount_capability()
+    volume = await two.create(capability=writer)
+    await two.stage(volume, "host1", await two.publish(volume, "host1"))
+    await two.unstage(volume, "host1")
+    await two.unpublish(volume, "host1")
+    reader = mount_capability(Mode.MULTI_NODE_READER_ONLY)
+    for host in ("host1", "host2"):
+        context = await two.publish(volume, host, reader)
+        assert two.dpus[host].requests[-1].read_only
+        path = await two.stage(volume, host, context, reader)
+        with pytest.raises(OSError, match="Read-only"):
+            open(f"{path}/file", "w").close()
+
+
+async def test_published_twice_in_two_ways_is_told(one: Plant) -> None:
+    volume = await one.create()
+    await one.publish(volume, "host1")
+    await refused(one.publish(volume, "host1", readonly=True), grpc.StatusCode.ALREADY_EXISTS)
+    assert await hosts(one, volume) == {DPU1}
+
+
+async def test_file_systems_are_never_shared_for_writing(one: Plant) -> None:
+    capability = mount_capability(Mode.MULTI_NODE_MULTI_WRITER)
+    words = await refused(one.create(capability=capability), grpc.StatusCode.INVALID_ARGUMENT)
+    assert "ReadWriteMany" in words
+
+
+async def test_unpublish_fences_though_the_dpu_is_dead(two: Plant) -> None:
+    volume = await two.create()
+    await two.publish(volume, "host1")
+    await two.dpus["host1"].stop()
+    started = time.monotonic()
+    await two.unpublish(volume, "host1")
+    assert time.monotonic() - started < 3
+    assert await hosts(two, volume) == set()
+    await two.publish(volume, "host2")
+    assert await hosts(two, volume) == {DPU2}
+
+
+async def test_unpublish_fences_though_the_dpu_hangs(two: Plant) -> None:
+    volume = await two.create()
+    await two.publish(volume, "host1")
+    two.dpus["host1"].faults.delay = 30
+    started = time.monotonic()
+    await two.unpublish(volume, "host1")
+    assert time.monotonic() - started < 3
+    assert await hosts(two, volume) == set()
+
+
+async def test_unpublish_fails_while_the_target_cannot_be_told(one: Plant) -> None:
+    """Without the fence nothing is safe, so success would be a lie."""
+    volume = await one.create()
+    await one.publish(volume, "host1")
+    await one.target.stop()
+    try:
+        await refused(one.unpublish(volume, "host1"), grpc.StatusCode.UNAVAILABLE)
+        assert "Detach" not in one.dpus["host1"].calls
+    finally:
+        await one.target.start()
+    await one.unpublish(volume, "host1")
+    assert not one.dpus["host1"].attached
+
+
+async def test_unpublish_from_everywhere(two: Plant) -> None:
+    capability = block_capability(Mode.MULTI_NODE_MULTI_WRITER)
+    volume = await two.create(capability=capability)
+    for host in ("host1", "host2"):
+        await two.publish(volume, host, capability)
+    await two.unpublish(volume, "")
+    assert await hosts(two, volume) == set()
+    assert not any(dpu.attached for dpu in two.dpus.values())
+
+
+@pytest.mark.parametrize(("volume_id", "host"), [("spdk:p0.v" + "a" * 20, "host1"), ("other:x", "host1"), ("?", "h")])
+async def test_unpublish_of_the_unknown_succeeds(one: Plant, volume_id: str, host: str) -> None:
+    await one.unpublish(csi_pb2.Volume(volume_id=volume_id), host)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "kept"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.RESOURCE_EXHAUSTED, False),
+        (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INVALID_ARGUMENT, False),
+        (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.FAILED_PRECONDITION, False),
+        (grpc.StatusCode.ABORTED, grpc.StatusCode.ABORTED, True),
+        (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE, True),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.DEADLINE_EXCEEDED, True),
+    ],
+)
+async def test_a_refusing_dpu(one: Plant, answer: grpc.StatusCode, expected: grpc.StatusCode, kept: bool) -> None:
+    """A final refusal leaves no door open; one that may be work in progress keeps it, for the retry."""
+    volume = await one.create()
+    one.dpus["host1"].faults.refuse = [answer]
+    await refused(one.publish(volume, "host1"), expected)
+    assert bool(await hosts(one, volume)) is kept
+    await one.publish(volume, "host1")
+    assert await hosts(one, volume) == {DPU1}
+
+
+async def test_a_retry_joins_the_running_publish(one: Plant) -> None:
+    volume = await one.create()
+    one.dpus["host1"].faults.delay = 1.2
+    request = csi_pb2.ControllerPublishVolumeRequest(
+        volume_id=volume.volume_id,
+        node_id="host1",
+        volume_capability=mount_capability(),
+        volume_context=volume.volume_context,
+    )
+    await refused(one.controller.ControllerPublishVolume(request, timeout=0.9), grpc.StatusCode.ABORTED)
+    await refused(one.delete(volume), grpc.StatusCode.ABORTED)
+    answers = await asyncio.gather(*(one.controller.ControllerPublishVolume(request, timeout=9) for _ in range(5)))
+    assert all(dict(answer.publish_context) == dict(answers[0].publish_context) for answer in answers)
+    assert one.dpus["host1"].calls.count("Attach") == 1
+
+
+async def test_list_tells_what_the_dpus_really_have(two: Plant) -> None:
+    volume = await two.create()
+    await two.publish(volume, "host1")
+
+    async def nodes() -> list[str]:
+        listed = await two.controller.ListVolumes(csi_pb2.ListVolumesRequest())
+        (entry,) = listed.entries
+        got = await two.controller.ControllerGetVolume(csi_pb2.ControllerGetVolumeRequest(volume_id=volume.volume_id))
+        assert list(got.status.published_node_ids) == list(entry.status.published_node_ids)
+        return list(entry.status.published_node_ids)
+
+    assert await nodes() == ["host1"]
+    await two.dpus["host1"].clear()
+    assert await nodes() == [], "the DPU has lost it: the side-car must see that"
+    await two.dpus["host1"].stop()
+    assert await nodes() == ["host1"], "a DPU that is silent is taken to have what its target lets it have"
+
+
+async def test_a_node_without_dpu(one: Plant) -> None:
+    volume = await one.create()
+    await refused(one.publish(volume, "nowhere"), grpc.StatusCode.NOT_FOUND)
+    words = await refused(one.publish(volume, "host1-dpu"), grpc.StatusCode.UNAVAILABLE)
+    assert "csi-node-dpu" in words
