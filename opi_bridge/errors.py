@@ -28,6 +28,10 @@ class AlreadyExists(OpiError):
     """A resource of this name exists with another specification, or its NQN or function belongs to another one."""
 
 
+class Different(AlreadyExists):
+    """It exists, and was compared already: with another specification."""
+
+
 class FailedPrecondition(OpiError):
     """The request is sound but the state of the card does not allow it: children, claims, missing parts."""
 

@@ -18,7 +18,7 @@ from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 
 from opi_bridge import masks, names, pages
-from opi_bridge.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from opi_bridge.errors import AlreadyExists, Different, FailedPrecondition, InvalidArgument, NotFound
 from opi_bridge.names import Name
 
 PACKAGE: Final = "opi_api.storage.v1"
@@ -133,13 +133,15 @@ class Verbs:
         async with self._locks.hold(name.root):
             try:
                 created: Message = await kind.store.create(name, given)
+            except Different:
+                raise
             except AlreadyExists:
                 there: Message | None = await kind.store.get(name)
                 if there is None:
                     raise
                 wrong = masks.differing(given, there)
                 if wrong:
-                    raise AlreadyExists(f"{name} exists with another {', '.join(wrong)}") from None
+                    raise Different(f"{name} exists with another {', '.join(wrong)}") from None
                 return there
         return created
 

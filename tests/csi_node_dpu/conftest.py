@@ -18,7 +18,10 @@ from foundation.kube.client import KubeClient
 from foundation.kube.resources import NODES, PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS
 from lab.apiserver.server import ApiServer
 from lab.certificates import Authority
-from tests.dpu_rig.rig import DpuRig, Volume, free_port
+from tests.dpu_rig.fixtures import every_request_is_valid, shared_pair
+from tests.dpu_rig.rig import DpuRig, Pair, Volume, free_port
+
+__all__ = ["every_request_is_valid", "shared_pair"]
 
 DPU, HOST = "dpu-1", "host-1"
 SERVER_NAME = f"{DPU}.csi-node-dpu.dpu-offload.io"
@@ -106,8 +109,8 @@ class NodeDpuRig:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[NodeDpuRig]:
-    dpu = DpuRig(tmp_path)
+async def rig(tmp_path: Path, pair: Pair) -> AsyncIterator[NodeDpuRig]:
+    dpu = DpuRig(tmp_path, pair)
     async with ApiServer("127.0.0.1:0") as api:
         api.kubeconfig(tmp_path / "kubeconfig")
         async with await KubeClient.connect(str(tmp_path / "kubeconfig")) as kube:

@@ -1,5 +1,7 @@
 """csi-node-dpu makes the DPU have what Kubernetes says, whoever was away meanwhile."""
 
+import asyncio
+
 import grpc
 import msgspec
 import pytest
@@ -8,20 +10,7 @@ from csi.announcement import STORAGE_ANNOTATION, announced
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
 from foundation.kube.resources import NODES, VOLUME_ATTACHMENTS
 from tests.csi_node_dpu.conftest import DPU, SERVER_NAME, NodeDpuRig
-from tests.dpu_rig.rig import HOST_NQN, Volume, eventually
-
-
-async def _known(rig: NodeDpuRig, key: str) -> Volume:
-    """A volume whose names are those which csi-controller derives."""
-    from csi import identity
-
-    volume = await rig.dpu.volume(key)
-    for subsystem in (volume.nqn,):
-        await rig.dpu.at_target.call("nvmf_delete_subsystem", {"nqn": subsystem})
-    await rig.dpu.at_target.call("bdev_malloc_delete", {"name": volume.id})
-    volume.nqn, volume.uuid = identity.subsystem_nqn(volume.id), identity.namespace_uuid(volume.id)
-    await rig.dpu.serve(volume)
-    return volume
+from tests.dpu_rig.rig import HOST_NQN, eventually
 
 
 async def _here(rig: NodeDpuRig, volumes: set[str]) -> None:
@@ -50,7 +39,7 @@ async def test_the_controllers_calls_are_passed_on_and_the_node_says_where_to_ca
         "functions": {"total": 8, "free": 8},
         "transports": ["tcp"],
     }
-    volume = await _known(rig, "a")
+    volume = await rig.dpu.volume("a")
     await rig.persistent_volume(volume, "pv-a")
     await rig.attachment("va-a", "pv-a", attached=False)
     async with rig.dial() as channel:
@@ -78,7 +67,7 @@ async def test_only_csi_controller_may_call(rig: NodeDpuRig) -> None:
 
 
 async def test_an_attachment_in_kubernetes_is_made_after_everything_here_was_lost(rig: NodeDpuRig) -> None:
-    volume = await _known(rig, "a")
+    volume = await rig.dpu.volume("a")
     await rig.persistent_volume(volume, "pv-a")
     await rig.attachment("va-a", "pv-a", attached=True)
     await rig.start()
@@ -86,7 +75,7 @@ async def test_an_attachment_in_kubernetes_is_made_after_everything_here_was_los
 
 
 async def test_what_kubernetes_does_not_know_is_detached_after_its_grace(rig: NodeDpuRig) -> None:
-    kept, orphan, others = [await _known(rig, key) for key in ("kept", "orphan", "others")]
+    kept, orphan, others = [await rig.dpu.volume(key) for key in ("kept", "orphan", "others")]
     for volume in (kept, orphan):
         await rig.dpu.stub.Attach(volume.request())
     await rig.persistent_volume(kept, "pv-kept")
@@ -98,7 +87,7 @@ async def test_what_kubernetes_does_not_know_is_detached_after_its_grace(rig: No
 
 
 async def test_it_lets_go_when_the_attachment_is_deleted_while_nobody_called(rig: NodeDpuRig) -> None:
-    volume = await _known(rig, "a")
+    volume = await rig.dpu.volume("a")
     await rig.persistent_volume(volume, "pv-a")
     await rig.attachment("va-a", "pv-a", attached=True)
     await rig.start()
@@ -109,20 +98,18 @@ async def test_it_lets_go_when_the_attachment_is_deleted_while_nobody_called(rig
 
 
 async def test_a_volume_that_is_being_published_is_left_alone(rig: NodeDpuRig) -> None:
-    volume = await _known(rig, "a")
+    volume = await rig.dpu.volume("a")
     await rig.start(grace=0.2)
     await rig.persistent_volume(volume, "pv-a")
     await rig.attachment("va-a", "pv-a", attached=False)
     async with rig.dial() as channel:
         await rig.stub(channel).Attach(volume.request())
-    import asyncio
-
     await asyncio.sleep(1.0)
     assert set(await rig.attached()) == {volume.id}
 
 
 async def test_it_follows_an_attacher_and_an_spdk_that_come_back(rig: NodeDpuRig) -> None:
-    volume = await _known(rig, "a")
+    volume = await rig.dpu.volume("a")
     await rig.persistent_volume(volume, "pv-a")
     await rig.attachment("va-a", "pv-a", attached=True)
     await rig.start()

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import json
-import uuid
-from collections.abc import AsyncIterator, Callable
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,11 @@ import grpc.aio
 
 import opi_bridge.app
 import volume_attacher.app
+from csi import identity
 from dpu_offload_stubs.attacher.v1 import attacher_pb2, attacher_pb2_grpc
 from foundation.daemon.running import Daemon
 from foundation.daemon.serving import dial
 from foundation.spdk.client import SpdkClient
-from lab.spdk.process import SpdkProcess
 from opi_bridge.config import CardConfig, OpiBridgeConfig, PhysicalFunction
 from volume_attacher.config import VolumeAttacherConfig
 
@@ -44,20 +46,101 @@ class Volume:
         return attacher_pb2.AttachRequest(volume_id=self.id, remote=remote, **more)
 
 
+class Standing:
+    """A stand-in for SPDK that several tests share; killed and started by one of them, it is fresh for the next."""
+
+    def __init__(self, directory: Path, name: str, *, mode: str, arguments: Sequence[str] = QUICK) -> None:
+        self.socket = directory / f"{name}.sock"
+        self.faults = directory / f"{name}.faults"
+        self._log = directory / f"{name}.log"
+        self._vhost = directory / f"{name}.vhost"
+        self._mode = mode
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self.socket}"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    async def start(self) -> None:
+        """Returns when it answers."""
+        if not self.running:
+            self._vhost.mkdir(exist_ok=True)
+            command = [sys.executable, "-m", "lab.spdk", "-r", str(self.socket), "--mode", self._mode]
+            command += ["-S", str(self._vhost), "--faults", str(self.faults), *self._arguments]
+            self._spawn(command)
+        async with SpdkClient(self.address) as client:
+            await client.connect(deadline=20)
+            await client.call("framework_wait_init")
+
+    def _spawn(self, command: Sequence[str]) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    async def kill(self) -> None:
+        self.end()
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class Pair:
+    """Target and DPU."""
+
+    def __init__(self, directory: Path, *, arguments: Sequence[str] = QUICK) -> None:
+        self.target = Standing(directory, "target", mode="target", arguments=arguments)
+        self.dpu = Standing(directory, "dpu", mode="dpu", arguments=arguments)
+
+    def end(self) -> None:
+        self.target.end()
+        self.dpu.end()
+
+
+async def wipe(client: SpdkClient) -> None:
+    """Take everything out of a stand-in, in an order that harms nothing."""
+    for subsystem in await client.call("nvmf_get_subsystems"):
+        if subsystem["subtype"] != "Discovery":
+            await client.call("nvmf_delete_subsystem", {"nqn": subsystem["nqn"]})
+    for controller in await client.call("vhost_get_controllers"):
+        await client.call("vhost_delete_controller", {"ctrlr": controller["ctrlr"]})
+    bdevs = await client.call("bdev_get_bdevs")
+    for bdev in bdevs:
+        if bdev["product_name"] == "crypto":
+            await client.call("bdev_crypto_delete", {"name": bdev["name"]})
+    for key in await client.call("accel_crypto_keys_get"):
+        await client.call("accel_crypto_key_destroy", {"key_name": key["name"]})
+    for controller in await client.call("bdev_nvme_get_controllers"):
+        await client.call("bdev_nvme_detach_controller", {"name": controller["name"]})
+    for key in await client.call("keyring_get_keys"):
+        await client.call("keyring_file_remove_key", {"name": key["name"]})
+    sorts = {"Null disk": "bdev_null_delete", "Malloc disk": "bdev_malloc_delete", "AIO disk": "bdev_aio_delete"}
+    for bdev in bdevs:
+        if bdev["product_name"] in sorts:
+            await client.call(sorts[bdev["product_name"]], {"name": bdev["name"]})
+
+
 @dataclass
 class DpuRig:
     """Its parts can be stopped, killed and started one by one."""
 
     directory: Path
+    pair: Pair
     functions: int = 8
     hotplug: int = 0
     beat: float = 0.2
+    with_attacher: bool = True
     bridge_options: dict[str, Any] = field(default_factory=dict)
     attacher_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.target = SpdkProcess(self.directory, "target", mode="target", arguments=QUICK)
-        self.dpu = SpdkProcess(self.directory, "dpu", arguments=QUICK)
+        self.target, self.dpu = self.pair.target, self.pair.dpu
         self.at_target = SpdkClient(self.target.address)
         self.at_dpu = SpdkClient(self.dpu.address)
         self.bridge: Daemon | None = None
@@ -83,9 +166,15 @@ class DpuRig:
 
     async def start(self) -> None:
         await asyncio.gather(self.target.start(), self.dpu.start())
-        await self.at_target.call("nvmf_create_transport", {"trtype": "TCP"})
+        await self.open_target()
         await self.start_bridge()
-        await self.start_attacher()
+        if self.with_attacher:
+            await self.start_attacher()
+
+    async def open_target(self) -> None:
+        """What a storage node does once after its SPDK's start."""
+        if not await self.at_target.call("nvmf_get_transports"):
+            await self.at_target.call("nvmf_create_transport", {"trtype": "TCP"})
 
     async def start_bridge(self) -> None:
         ranges = [PhysicalFunction(physical_function=0, virtual_functions=self.functions, vuid="TEST{pf}.{vf}")]
@@ -137,9 +226,10 @@ class DpuRig:
                 await daemon.aclose()
         if self.channel is not None:
             await self.channel.close()
-        for client in (self.at_target, self.at_dpu):
+        for process, client in ((self.target, self.at_target), (self.dpu, self.at_dpu)):
+            if process.running:
+                await wipe(client)
             await client.close()
-        await asyncio.gather(self.target.stop(), self.dpu.stop())
 
     async def restart_dpu(self) -> None:
         await self.dpu.kill()
@@ -151,8 +241,8 @@ class DpuRig:
         ports = ports or (free_port(),)
         volume = Volume(
             id=f"main:{key}",
-            nqn=f"nqn.2026-11.io.dpu-offload:volume.main.{key}",
-            uuid=str(uuid.uuid5(uuid.NAMESPACE_URL, key)),
+            nqn=identity.subsystem_nqn(f"main:{key}"),
+            uuid=identity.namespace_uuid(f"main:{key}"),
             ports=ports,
             addresses=("127.0.0.1",) * len(ports),
         )
@@ -266,11 +356,15 @@ async def eventually(condition: Callable[[], Any], what: str, *, seconds: float 
         raise AssertionError(f"it did not come true within {seconds:g} s that {what}") from None
 
 
-_next_port = 20000 + (uuid.uuid4().int % 20000)
+_given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port nobody in this run was given before; the stand-ins bind it themselves."""
-    global _next_port
-    _next_port += 1
-    return _next_port
+    """A port that nobody has, and nobody in this run was given before."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port

@@ -137,7 +137,7 @@ async def test_losing_a_path_degrades_and_its_return_heals(rig: DpuRig) -> None:
     assert "no path works" in shown.reason
     assert not shown.paths[0].connected
     await rig.target.start()
-    await rig.at_target.call("nvmf_create_transport", {"trtype": "TCP"})
+    await rig.open_target()
     await rig.serve(volume)
     await eventually(lambda: state(pb.ATTACHMENT_STATE_ATTACHED), "the attachment is whole again")
 
