@@ -146,6 +146,8 @@ class ControllerStore:
                 controller = found[1]
         if controller is None:
             await self._ledger.drop(name)
+            if endpoint is not None:
+                await self._card.abandon(endpoint)
             return False
         await self._card.hide(controller)
         deleted = await self._card.delete_controller(controller)

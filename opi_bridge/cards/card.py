@@ -67,6 +67,9 @@ class Card(Protocol):
 
     async def delete_controller(self, controller: Controller) -> bool: ...
 
+    async def abandon(self, endpoint: Endpoint) -> None:
+        """Take from the host what is left of a controller that died with the process; nothing is there of it now."""
+
     async def limit_controller(self, controller: Controller, least: Qos, most: Qos) -> None: ...
 
     async def resized(self, nqn: str, namespace: Namespace) -> None:

@@ -77,6 +77,14 @@ class SpdkNvmfCard(ABC):
         """Nothing stands between the host and the listener."""
         return
 
+    async def after_listening(self, slot: Slot) -> None:
+        """Clear the place of a listener that is gone."""
+        return
+
+    async def abandon(self, endpoint: Endpoint) -> None:
+        if isinstance(endpoint, Slot) and not self._users.get(endpoint) and endpoint in self._functions:
+            await self.after_listening(endpoint)
+
     async def limit_controller(self, controller: Controller, least: Qos, most: Qos) -> None:
         if least != Qos() or most != Qos():
             raise Unimplemented("this card limits volumes, not controllers: use a QosVolume")
@@ -332,6 +340,8 @@ class SpdkNvmfCard(ABC):
             found = False
         if isinstance(endpoint, Slot) and self._users.get(endpoint) == controller.nqn:
             del self._users[endpoint]
+        if isinstance(endpoint, Slot) and not self._users.get(endpoint):
+            await self.after_listening(endpoint)
         return found
 
     async def resized(self, nqn: str, namespace: Namespace) -> None:

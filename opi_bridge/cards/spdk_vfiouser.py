@@ -1,11 +1,13 @@
 """SPDK which emulates NVMe controllers on vfio-user sockets, one directory a function.
 
-A function's socket is ``<directory>/pf<P>vf<V>/cntrl``. Facts this rests on (SPDK 26.05): the directory must exist; a
+A function's socket is ``<directory>/pf<P>vf<V>/cntrl``; its directory is there as long as the function is plugged in,
+also over a restart of SPDK. Facts this rests on (SPDK 26.05): the directory must exist; a
 socket left by a killed process makes add_listener fail; a second subsystem may listen in a used directory, which breaks
 both; the host's NQN on such a socket is empty, so only allow_any_host lets it in. The socket's directory is the guard.
 """
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,6 +76,11 @@ class SpdkVfioUserCard(SpdkNvmfCard):
                     raise AlreadyExists(f"function {slot} carries a controller of subsystem {subsystem.nqn} already")
             await asyncio.to_thread(socket.unlink, missing_ok=True)
 
+    async def after_listening(self, slot: Slot) -> None:
+        if self._plug is not None:
+            await self._plug.remove(slot)
+        await asyncio.to_thread(_clear_place, self._place(slot) / "cntrl")
+
     async def expose(self, controller: Controller) -> None:
         if self._plug is not None and isinstance(controller.endpoint, Slot):
             await self._plug.add(controller.endpoint, self._place(controller.endpoint) / "cntrl")
@@ -93,6 +100,13 @@ class SpdkVfioUserCard(SpdkNvmfCard):
             return bool(await self._session.call("nvmf_subsystem_get_controllers", {"nqn": nqn}))
         except SpdkError:
             return False
+
+
+def _clear_place(socket: Path) -> None:
+    """Remove the socket's directory: whoever connects guests sees by that that the function is unplugged."""
+    socket.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        socket.parent.rmdir()
 
 
 def _make_place(socket: Path) -> bool:

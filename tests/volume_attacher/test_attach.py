@@ -33,6 +33,7 @@ async def test_a_guest_sees_the_volume_and_nothing_is_left_after_detach(rig: Dpu
         assert guest.namespaces[1]["nguid"] == volume.uuid.replace("-", "")
         await rig.stub.Detach(pb.DetachRequest(volume_id=volume.id))
         await guest.until(lambda g: g.gone.is_set())
+        assert not (rig.sockets / "pf0vf1").exists()
         assert guest.namespaces == {}, "the controller went while the host still had its disk"
     assert await rig.leftovers() == {}
 
@@ -148,6 +149,37 @@ async def test_detach_works_with_a_dead_target(rig: DpuRig) -> None:
     await rig.target.kill()
     await rig.stub.Detach(pb.DetachRequest(volume_id=volume.id))
     assert await rig.leftovers() == {}
+
+
+async def test_what_a_dead_spdk_left_before_the_host_is_unplugged_by_detach(rig: DpuRig) -> None:
+    volume = await rig.volume("a")
+    attached = await rig.stub.Attach(volume.request())
+    place = rig.sockets / f"pf0vf{attached.function.virtual_function}"
+    assert place.is_dir()
+    await rig.dpu.kill()
+    with pytest.raises(grpc.aio.AioRpcError):
+        await rig.stub.Detach(pb.DetachRequest(volume_id=volume.id))
+    assert place.is_dir()
+    await rig.dpu.start()
+
+    async def unplugged() -> bool:
+        return not place.exists() and not await rig.leftovers()
+
+    await eventually(unplugged, "the function's directory is gone")
+
+
+async def test_the_function_stays_plugged_in_over_a_restart_of_spdk(rig: DpuRig) -> None:
+    volume = await rig.volume("a")
+    attached = await rig.stub.Attach(volume.request())
+    place = rig.sockets / f"pf0vf{attached.function.virtual_function}"
+    before = place.stat().st_ino
+    await rig.restart_dpu()
+
+    async def back() -> bool:
+        return bool((await rig.stub.Get(pb.GetRequest(volume_id=volume.id))).state == pb.ATTACHMENT_STATE_ATTACHED)
+
+    await eventually(back, "the attachment is whole")
+    assert place.stat().st_ino == before
 
 
 async def test_growing_reaches_the_host_and_the_attachment(rig: DpuRig) -> None:
