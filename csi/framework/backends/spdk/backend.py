@@ -125,8 +125,7 @@ class SpdkBackend:
 
     async def create(self, spec: VolumeSpec[SpdkParameters]) -> Volume:
         _refuse_unsupported_limits(spec.qos)
-        for name in spec.parameters.pools:
-            self._pool(name)
+        self._chosen(spec.parameters)
         async with self._locks.hold(spec.token):
             found, states = await self._survey(names.volume(spec.token))
             if found is not None:
@@ -271,8 +270,7 @@ class SpdkBackend:
     # --- the storage as a whole -------------------------------------------------------------------------------------
 
     async def capacity(self, parameters: SpdkParameters | None, topology: Segments | None) -> Capacity:
-        chosen = parameters.pools if parameters is not None else ()
-        pools = [self._pool(name) for name in chosen] if chosen else list(self._pools.values())
+        pools = self._chosen(parameters or SpdkParameters())
         states = await asyncio.gather(*(pool.state() for pool in pools))
         return placement.room(states, topology, thick=parameters is not None and parameters.provisioning == "thick")
 
@@ -345,6 +343,13 @@ class SpdkBackend:
         if name not in self._pools:
             raise NotFound(f"backend {self.name} has no pool {name!r}; configured: {', '.join(sorted(self._pools))}")
         return self._pools[name]
+
+    def _chosen(self, parameters: SpdkParameters) -> list[Pool]:
+        for name in parameters.pools:
+            if name not in self._pools:
+                known = ", ".join(sorted(self._pools))
+                raise InvalidArgument(f"StorageClass parameter pool: backend {self.name} has no {name!r}, but {known}")
+        return [self._pools[name] for name in parameters.pools] or list(self._pools.values())
 
     def _of(self, pool: Pool) -> Exports:
         return self._exports[pool.config.address]

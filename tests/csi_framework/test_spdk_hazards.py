@@ -1,0 +1,149 @@
+"""What kills a real SPDK or the data on it must be impossible through the backend (SPDK 26.05's own behaviour)."""
+
+from typing import Any
+
+import pytest
+
+from csi import identity
+from csi.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from csi.framework.backend import HostKeys, Qos, SizeRange, Source, Volume, VolumeSpec
+from csi.framework.backends.spdk import SpdkBackend, names
+from csi.framework.backends.spdk.config import SpdkParameters
+from foundation.spdk.client import SpdkClient
+from tests.csi_rig.target import LVSTORE, Target
+
+MIB = 1 << 20
+HOST = identity.host_nqn("one")
+
+
+def spec(name: str, *, size: int = 16 * MIB, source: Source | None = None) -> VolumeSpec[SpdkParameters]:
+    return VolumeSpec(token=identity.hashed(name), size=SizeRange(size), parameters=SpdkParameters(), source=source)
+
+
+def lvol(volume: Volume) -> str:
+    return f"{LVSTORE}/{names.volume_place(volume.key).lvol}"
+
+
+def nqn(volume: Volume) -> str:
+    return identity.subsystem_nqn(identity.VolumeId("spdk", volume.key))
+
+
+async def bdev(raw: SpdkClient, name: str) -> dict[str, Any]:
+    found: list[dict[str, Any]] = await raw.call("bdev_get_bdevs", {"name": name})
+    return found[0]
+
+
+async def test_the_base_of_an_external_clone_is_not_deleted(backend: SpdkBackend, raw: SpdkClient) -> None:
+    """Deleting it hangs the call, and deleting the clone then crashes the target."""
+    volume = await backend.create(spec("a"))
+    snapshot = await backend.snapshot(identity.hashed("s"), volume.key)
+    base = await bdev(raw, f"{LVSTORE}/{names.snapshot_place(snapshot.key).lvol}")
+    await raw.call("bdev_lvol_clone_bdev", {"bdev": base["name"], "lvs_name": LVSTORE, "clone_name": "theirs"})
+    with pytest.raises(FailedPrecondition, match=r"claimed|external"):
+        await backend.delete_snapshot(snapshot.key)
+    assert list(await backend.snapshots()) == [snapshot]
+    await raw.call("bdev_lvol_delete", {"name": f"{LVSTORE}/theirs"})
+    await backend.delete_snapshot(snapshot.key)
+    assert await backend.snapshots() == []
+
+
+async def test_a_volume_that_another_subsystem_offers_is_not_deleted(backend: SpdkBackend, raw: SpdkClient) -> None:
+    volume = await backend.create(spec("a"))
+    await raw.call("nvmf_delete_subsystem", {"nqn": nqn(volume)})
+    other = "nqn.2016-06.io.spdk:theirs"
+    await raw.call("nvmf_create_subsystem", {"nqn": other})
+    await raw.call("nvmf_subsystem_add_ns", {"nqn": other, "namespace": {"bdev_name": lvol(volume)}})
+    with pytest.raises(FailedPrecondition, match="claimed"):
+        await backend.delete(volume.key)
+    assert (await backend.get(volume.key)).size == volume.size
+
+
+async def test_no_smaller_size_is_ever_sent(backend: SpdkBackend, raw: SpdkClient) -> None:
+    """A resize to less is refused for an exported volume, yet has cut the data off."""
+    volume = await backend.create(spec("a", size=64 * MIB))
+    for size in (SizeRange(1), SizeRange(32 * MIB), SizeRange(64 * MIB), SizeRange(0, 128 * MIB)):
+        assert (await backend.expand(volume.key, size)).size == 64 * MIB
+    found = await bdev(raw, lvol(volume))
+    assert found["num_blocks"] * found["block_size"] == 64 * MIB
+
+
+async def test_limits_reach_a_volume_that_had_lost_its_export(backend: SpdkBackend, raw: SpdkClient) -> None:
+    """On a device nobody has opened the second setting fails for ever."""
+    volume = await backend.create(spec("a"))
+    await raw.call("nvmf_delete_subsystem", {"nqn": nqn(volume)})
+    for limit in (2000, 3000, 0, 4000):
+        await backend.set_qos(volume.key, Qos(read_write_iops=limit))
+        assert (await bdev(raw, lvol(volume)))["assigned_rate_limits"]["rw_ios_per_sec"] == limit
+    for wrong in (Qos(read_iops=1000), Qos(read_write_iops=1001)):
+        with pytest.raises(InvalidArgument):
+            await backend.set_qos(volume.key, wrong)
+
+
+async def test_nobody_gets_in_by_allow_any_host(backend: SpdkBackend, raw: SpdkClient) -> None:
+    volume = await backend.create(spec("a"))
+    await raw.call("nvmf_subsystem_allow_any_host", {"nqn": nqn(volume), "allow_any_host": True})
+    await backend.grant(volume.key, HOST, keys=HostKeys(), shared=False)
+    (found,) = await raw.call("nvmf_get_subsystems", {"nqn": nqn(volume)})
+    assert found["allow_any_host"] is False
+
+
+async def test_both_identifiers_are_given_to_spdk(backend: SpdkBackend, raw: SpdkClient) -> None:
+    """An initiator takes the NGUID, a kernel the UUID: they are one."""
+    volume = await backend.create(spec("a"))
+    (found,) = await raw.call("nvmf_get_subsystems", {"nqn": nqn(volume)})
+    (space,) = found["namespaces"]
+    uuid = identity.namespace_uuid(identity.VolumeId("spdk", volume.key))
+    assert (space["nsid"], space["uuid"], space["nguid"]) == (1, uuid, uuid.replace("-", "").upper())
+    assert found["max_namespaces"] == 1
+
+
+async def test_what_others_made_is_invisible(backend: SpdkBackend, raw: SpdkClient) -> None:
+    for name in ("lvol0", "v1", "pvc-1"):
+        await raw.call("bdev_lvol_create", {"lvs_name": LVSTORE, "lvol_name": name, "size_in_mib": 4})
+    assert await backend.volumes() == []
+    assert await backend.garbage() == []
+    with pytest.raises(NotFound):
+        await backend.get("p0.v1")
+    await backend.delete("p0.lvol0")
+    assert len(await raw.call("bdev_lvol_get_lvols")) == 3
+
+
+async def test_a_target_that_is_away_is_unavailable_everywhere(backend: SpdkBackend, target: Target) -> None:
+    volume = await backend.create(spec("a"))
+    await target.stop()
+    try:
+        for work in (
+            backend.create(spec("b")),
+            backend.get(volume.key),
+            backend.volumes(),
+            backend.delete(volume.key),
+            backend.grant(volume.key, HOST, keys=HostKeys(), shared=False),
+            backend.revoke(volume.key, HOST),
+            backend.expand(volume.key, SizeRange(32 * MIB)),
+            backend.set_qos(volume.key, Qos()),
+            backend.snapshot(identity.hashed("s"), volume.key),
+            backend.snapshots(),
+            backend.capacity(None, None),
+            backend.health(volume.key),
+            backend.converge({}, {}),
+            backend.garbage(),
+        ):
+            with pytest.raises(Unavailable):
+                await work
+    finally:
+        await target.start()
+    assert (await backend.get(volume.key)).size == volume.size
+
+
+async def test_a_broken_off_restore_begins_anew(backend: SpdkBackend, raw: SpdkClient) -> None:
+    """Killed between clone and rename: the half-made volume is not taken for the whole one."""
+    volume = await backend.create(spec("a"))
+    snapshot = await backend.snapshot(identity.hashed("s"), volume.key)
+    half = names.unfinished(identity.hashed("b"))
+    await raw.call("bdev_lvol_create", {"lvs_name": LVSTORE, "lvol_name": half, "size_in_mib": 4})
+    (found,) = [each for each in await backend.garbage() if each.kind == "unfinished"]
+    assert found.name == f"p0.{half}"
+    source = Source("snapshot", snapshot.key)
+    restored = await backend.create(spec("b", size=32 * MIB, source=source))
+    assert restored.size == 32 * MIB
+    assert await backend.garbage() == []
