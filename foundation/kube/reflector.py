@@ -154,7 +154,7 @@ class Reflector(Generic[T]):
 
     def _failed(self, error: Exception) -> float:
         self.statistics.failures += 1
-        self.last_error = str(error) or f"nothing heard for {self._idle_seconds:g} s"
+        self.last_error = str(error) if isinstance(error, KubeError) else f"nothing heard for {self._idle_seconds:g} s"
         pause = self._backoff.pause(at_least=error.retry_after if isinstance(error, Unavailable) else 0.0)
         logger.warning("%s: %s; next try in %.2f s", self.resource.plural, self.last_error, pause)
         return pause

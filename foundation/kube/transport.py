@@ -128,6 +128,8 @@ class Transport:
                     yield answer.content
                 finally:
                     answer.close()  # an unfinished body must not go back to the pool
+        except aiohttp.ConnectionTimeoutError as error:
+            raise Unavailable(f"GET {path}: {_sentence(error)}", reason="ConnectionLost") from error
         except TimeoutError:
             raise
         except (aiohttp.ClientError, OSError) as error:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-
-import aiohttp
+from typing import Protocol
 
 from foundation.kube.errors import Malformed
 
@@ -12,7 +11,13 @@ LONGEST_LINE = 16 << 20
 """Bytes; etcd refuses objects far below this, so a longer line is a broken stream."""
 
 
-async def lines(content: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
+class Chunks(Protocol):
+    """A body as it arrives: all that is there, b"" at the end (`aiohttp.StreamReader`)."""
+
+    async def readany(self) -> bytes: ...
+
+
+async def lines(content: Chunks) -> AsyncIterator[list[bytes]]:
     """All whole lines of each chunk together, so that a burst of events costs one wake-up.
 
     Ends with the stream; a part of a line at the end is dropped (the server sends that event again on resume).

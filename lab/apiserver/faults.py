@@ -46,6 +46,7 @@ class Faults:
         self.stalled = asyncio.Event()
         self._watches: set[Callable[[str, bytes], None]] = set()
         self.requests = 0
+        self.opened = 0
 
     def add(self, rule: Rule) -> Rule:
         """Put a rule in force; returns it, for `remove`."""
@@ -81,6 +82,7 @@ class Faults:
 
     def joined(self, watch: Callable[[str, bytes], None]) -> None:
         """A watch has begun."""
+        self.opened += 1
         self._watches.add(watch)
 
     def left(self, watch: Callable[[str, bytes], None]) -> None:

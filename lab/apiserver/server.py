@@ -263,6 +263,8 @@ class ApiServer:
             await watch.serve(response.write)
         except WatchCut:
             _cut(request)
+        except ConnectionError:
+            logger.debug("a watch of %s has been left by its client", kind.plural)
         return response
 
     async def _trouble(self, body: bytes) -> web.Response:
