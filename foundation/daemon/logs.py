@@ -35,9 +35,11 @@ _SECRET_WORD = (
 )
 # "secret_name", "token_file" and the like name a place, not the thing.
 _SECRET_NAME = re.compile(rf"(?:^|[_\-.]){_SECRET_WORD}$", re.IGNORECASE)
+# Looks back instead of matching what stands before the word: that would take quadratic time on a long a_b_c_d.
 _SECRET_PAIR = re.compile(
-    rf"""((?:\b|_)(?:[A-Za-z0-9]+[_-])*{_SECRET_WORD}["']?\s*[:=]\s*)(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,;&)\]}}'"]+)""",
-    re.IGNORECASE,
+    rf"""((?:(?<![A-Za-z0-9])|(?<=[a-z0-9])(?=[A-Z]))(?i:{_SECRET_WORD})\\*["']?\s*[:=]\s*)"""
+    # The value: in quotes that a surrounding JSON has escaped, in quotes, or bare.
+    r"""(?:\\+(?P<q>["']).*?\\+(?P=q)|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,;&)\]}'"]+)"""
 )
 _BEARER = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9+/=._~-]{8,}", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(\w://[^/\s:@]*):[^/\s@]+@")

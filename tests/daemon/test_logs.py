@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -223,6 +224,11 @@ def test_the_paths_above_do_show_what_is_no_secret(captured: Captured) -> None:
         (r'{"secret": "hunter2\"hunter2"}', '{"secret": [redacted]}'),
         ("{'dhchap_key': 'hunter2', 'x': 1}", "{'dhchap_key': [redacted], 'x': 1}"),
         ("chap_user_token=hunter2&b=1", "chap_user_token=[redacted]&b=1"),
+        (
+            json.dumps({"body": json.dumps({"psk": "hunter2 x", "n": 1})}),
+            r'{"body": "{\"psk\": [redacted], \"n\": 1}"}',
+        ),
+        ("authToken=hunter2 and nodePsk: hunter2", "authToken=[redacted] and nodePsk: [redacted]"),
         ("Authorization: Bearer hunter2hunter2.x-y", "Authorization: Bearer [redacted]"),
         ("basic aHVudGVyMjpodW50ZXIy", "basic [redacted]"),
         ("GET http://admin:hunter2@spdk:9009/", "GET http://admin:[redacted]@spdk:9009/"),
@@ -237,9 +243,34 @@ def test_what_looks_like_a_secret_is_redacted_though_nobody_named_it(text: str, 
 
 
 @pytest.mark.parametrize(
+    "piece",
+    [
+        "a_",
+        "a",
+        "password=",
+        'password="',
+        "password='\\",
+        "psk ",
+        "x://",
+        "x://a:",
+        "basic ",
+        " ",
+        "-----BEGIN PRIVATE KEY",
+    ],
+)
+def test_time_grows_with_the_length_of_a_line_and_not_with_its_square(piece: str) -> None:
+    began = time.process_time()
+    logs.redact(piece * (100_000 // len(piece)))
+    # Linear is some 10 ms here, quadratic was minutes.
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "secret_name=nvme-keys",
+        "mypassword of yours = none",
+        "notasecret=1",
         "token_file: /var/run/token",
         "passwords are not kept here",
         "secret nvme-keys in namespace storage was not found",
