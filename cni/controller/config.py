@@ -46,6 +46,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Prefix lengths of the nodes' subnets from `ranges`: IPv4, IPv6."""
     service_ranges: list[str] = []
     """Ranges of the cluster's service addresses."""
+    join_ranges: tuple[str, ...] = ("100.64.0.0/16", "fd98::/64")
+    """Between the nodes' gateway routers and the rest; used nowhere else."""
     mtu: Annotated[int, msgspec.Meta(ge=576, le=9216)] = 1400
     """MTU of pods: what the underlay carries less 58 bytes (IPv4 underlay) or 78 bytes (IPv6) of Geneve."""
 

@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from cni.controller.addresses.pool import Assignment
 from cni.controller.config import ClusterConfig
 from cni.controller.engine import Engine
 from cni.controller.errors import Refused
+from cni.controller.model import endpoints as endpoints_model
 from cni.controller.model import namespace as namespace_model
 from cni.controller.model import node as node_model
 from cni.controller.model import pod as pod_model
 from cni.controller.model import policy as policy_model
+from cni.controller.model import service as service_model
+from cni.controller.model.addressing import networks
 from cni.controller.rows import Owner
 from cni.controller.rows.tables import identify
 from cni.controller.translate.names import CLUSTER
@@ -20,7 +24,7 @@ from cni.controller.translate.pod import DEFAULT
 from cni.controller.translators import Annotate, Translators
 from cni.controller.world import World
 from cni.controller.writer.committer import Committer
-from foundation.kube.resources import NAMESPACES, NETWORK_POLICIES, NODES, PODS, Resource
+from foundation.kube.resources import ENDPOINT_SLICES, NAMESPACES, NETWORK_POLICIES, NODES, PODS, SERVICES, Resource
 from foundation.ovsdb import OvsdbSession, TransactionFailed
 
 Put = Callable[[str, Any], Iterable[Owner]]
@@ -40,6 +44,8 @@ class Core:
         ("namespace", NAMESPACES, namespace_model.parse),
         ("networkpolicy", NETWORK_POLICIES, policy_model.parse),
         ("pod", PODS, pod_model.parse),
+        ("service", SERVICES, service_model.parse),
+        ("endpointslice", ENDPOINT_SLICES, endpoints_model.parse),
     )
 
     def __init__(
@@ -52,14 +58,16 @@ class Core:
         on_refused: Callable[[Owner, TransactionFailed], None],
     ) -> None:
         self.committer = Committer(session, on_refused=on_refused)
-        self.world = World(on_change=lambda token: self.engine.wake(token))
-        translators = Translators(self.world, mtu=cluster.mtu, annotate=annotate)
+        self.world = World(join=networks(cluster.join_ranges), on_change=lambda token: self.engine.wake(token))
+        translators = Translators(self.world, mtu=cluster.mtu, ranges=networks(cluster.ranges), annotate=annotate)
         self.engine = Engine(self.committer, translators.table(), on_problem=on_problem)
         self._puts: dict[str, Put] = {
             "node": self.world.put_node,
             "namespace": self.world.put_namespace,
             "networkpolicy": self.world.put_policy,
             "pod": self.world.put_pod,
+            "service": self.world.put_service,
+            "endpointslice": self.world.put_slice,
         }
         self._parses = {kind: parse for kind, _, parse in self.SOURCES}
 
@@ -82,6 +90,15 @@ class Core:
             port = identify("Logical_Switch_Port", row)
             if port is not None and port.kind == "pod" and port.part == DEFAULT and row["addresses"]:
                 self.world.recover(port.key, row["options"].get("iface-id-ver", ""), next(iter(row["addresses"])))
+        for row in self.committer.actual.rows("Logical_Router_Port").values():
+            port = identify("Logical_Router_Port", row)
+            if (
+                port is not None
+                and port.kind == "node"
+                and port.part == "gateway.to-join"
+                and port.key in self.world.nodes
+            ):
+                self.world.join.claim(port.key, Assignment(tuple(sorted(row["networks"])), row["mac"]))
         self.engine.touch((CLUSTER,))
         self.engine.translate_all()
         self.committer.compare_all()

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from cni.controller.errors import Refused
-from cni.controller.rows import EMPTY, Owner, State
+from cni.controller.rows import Owner, State
 from cni.controller.writer.committer import Committer
 
 _log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Engine:
             state = self._translators[owner.kind](owner.key)
         except Refused as problem:
             self._problem(owner, problem)
-            state = EMPTY
+            state = problem.instead
         except Exception:
             # A mistake of ours in one object must not stop the others; what it had stays.
             self.failures += 1

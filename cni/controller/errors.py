@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+from cni.controller.rows import EMPTY, State
+
 
 class ControllerError(Exception):
     """Root of the controller's errors."""
@@ -13,13 +15,15 @@ class Refused(ControllerError):
     """An object cannot be served as it is. `reason` is the Event's; the message says what, why, and what to do.
 
     `waits_for`: the thing whose change may help (see `Engine.wake`); without one only a change of the object does.
+    `instead`: the rows that can be made all the same; none of the part that is at fault.
     """
 
     reason = "NetworkRefused"
 
-    def __init__(self, message: str, *, waits_for: Hashable = None) -> None:
+    def __init__(self, message: str, *, waits_for: Hashable = None, instead: State = EMPTY) -> None:
         super().__init__(message)
         self.waits_for = waits_for
+        self.instead = instead
 
 
 class InvalidAnnotation(Refused):
@@ -68,3 +72,15 @@ class InvalidNamespaceAnnotation(Refused):
     """A namespace's annotation cannot be read."""
 
     reason = "InvalidNamespaceAnnotation"
+
+
+class InvalidService(Refused):
+    """A service has a part that cannot be: a port, an address, a protocol."""
+
+    reason = "InvalidService"
+
+
+class InvalidGateway(Refused):
+    """A node's gateway annotation cannot be used."""
+
+    reason = "InvalidGateway"

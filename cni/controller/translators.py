@@ -6,16 +6,18 @@ from collections.abc import Callable
 
 from cni.controller.addresses.pool import Assignment
 from cni.controller.engine import Translate
-from cni.controller.errors import InvalidNamespaceAnnotation, NodeNotReady, Refused
-from cni.controller.model.addressing import Attachment
+from cni.controller.errors import InvalidGateway, InvalidNamespaceAnnotation, NodeNotReady, Refused
+from cni.controller.model.addressing import Attachment, IPNetwork
 from cni.controller.model.pod import Pod
 from cni.controller.model.selector import PodSelector
 from cni.controller.rows import EMPTY, State
+from cni.controller.translate import gateway as gateway_rows
 from cni.controller.translate import namespace as namespace_rows
 from cni.controller.translate import node as node_rows
 from cni.controller.translate import pod as pod_rows
 from cni.controller.translate import policy as policy_rows
 from cni.controller.translate import selector as selector_rows
+from cni.controller.translate import service as service_rows
 from cni.controller.world import World
 
 Annotate = Callable[[str, str, str], None]
@@ -25,9 +27,11 @@ Annotate = Callable[[str, str, str], None]
 class Translators:
     """One method a kind; `table()` is what the engine takes."""
 
-    def __init__(self, world: World, *, mtu: int, annotate: Annotate) -> None:
+    def __init__(self, world: World, *, mtu: int, ranges: tuple[IPNetwork, ...], annotate: Annotate) -> None:
+        """`ranges`: everything inside of the cluster, for routes of gateways."""
         self._world = world
         self._mtu = mtu
+        self._ranges = ranges
         self._annotate = annotate
 
     def table(self) -> dict[str, Translate]:
@@ -39,20 +43,48 @@ class Translators:
             "pod": self.pod,
             "selector": self.selector,
             "networkpolicy": self.networkpolicy,
+            "service": self.service,
         }
 
     def cluster(self, key: str) -> State:
-        return node_rows.cluster()
+        state, join = node_rows.cluster(), gateway_rows.cluster(self._world.join.subnets)
+        return State((*state.rows, *join.rows), (*state.members, *join.members))
 
     def node(self, name: str) -> State:
         if name not in self._world.nodes:
             return EMPTY
-        return node_rows.translate(
-            name,
-            subnets=self._world.subnets_of(name),
-            chassis=self._world.chassis_of(name),
-            policed=self._world.policed,
+        node = self._world.nodes[name]
+        subnets, chassis = self._world.subnets_of(name), self._world.chassis_of(name)
+        state = node_rows.translate(
+            name, subnets=subnets, chassis=chassis, addresses=node.addresses, policed=self._world.policed
         )
+        if node.gateway is None:
+            return state
+        if isinstance(node.gateway, Refused):
+            raise type(node.gateway)(str(node.gateway), instead=state)
+        if not self._ranges:
+            raise InvalidGateway(
+                f"node {name} has a gateway, but the controller's cluster.ranges are not set: they tell what is inside",
+                instead=state,
+            )
+        gateway = gateway_rows.translate(
+            name,
+            node.gateway,
+            chassis=chassis,
+            subnets=subnets,
+            join=self._world.join.subnets,
+            join_addresses=self._world.join_of(name),
+            cluster_ranges=self._ranges,
+        )
+        return State((*state.rows, *gateway.rows), (*state.members, *gateway.members))
+
+    def service(self, key: str) -> State:
+        service = self._world.services.get(key)
+        if service is None:
+            return EMPTY
+        if isinstance(service, Refused):
+            raise service
+        return service_rows.translate(service, self._world.slices_of(key), self._world.service_nodes)
 
     def namespace(self, name: str) -> State:
         namespace = self._world.namespaces.get(name)

@@ -5,22 +5,27 @@ Objects are put in as they come; each `put_…` returns the owners whose rows ma
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from cni.controller.addresses.pool import Assignment, Pool
 from cni.controller.errors import InvalidNode, NodeNotReady, Refused
-from cni.controller.model.addressing import IPNetwork, networks
+from cni.controller.model.addressing import AddressRequest, IPAddress, IPNetwork, networks
+from cni.controller.model.endpoints import Slice
+from cni.controller.model.gateway import Gateway
 from cni.controller.model.namespace import NOT_LOGGED, Logging, Namespace
 from cni.controller.model.node import Node
 from cni.controller.model.pod import Pod
 from cni.controller.model.policy import Policy
+from cni.controller.model.service import Service
 from cni.controller.rows import Owner
 from cni.controller.selection import Selections
 from cni.controller.translate import match
 from cni.controller.translate import namespace as namespace_rows
-from cni.controller.translate.names import namespace_owner, node_owner, pod_owner, policy_owner
+from cni.controller.translate.names import namespace_owner, node_owner, pod_owner, policy_owner, service_owner
 from cni.controller.translate.node import RESERVED
 from cni.controller.translate.pod import DEFAULT
+from cni.controller.translate.service import Node as ServiceNode
 
 Touched = Iterable[Owner]
 
@@ -28,8 +33,12 @@ Touched = Iterable[Owner]
 class World:
     """Objects by key, with the indexes that translating one of them needs, so that none looks at all of them."""
 
-    def __init__(self, *, on_change: Callable[[Hashable], None] = lambda token: None) -> None:
-        """`on_change` is told of things that refused objects may wait for: ("pool", node), ("node", name)."""
+    def __init__(
+        self, *, join: tuple[IPNetwork, ...] = (), on_change: Callable[[Hashable], None] = lambda token: None
+    ) -> None:
+        """`join`: the ranges that gateway routers get their inner addresses from.
+
+        `on_change` is told of things that refused objects may wait for: ("pool", node), ("node", name)."""
         self._on_change = on_change
         self.pods: dict[str, Pod] = {}
         self.nodes: dict[str, Node] = {}
@@ -37,6 +46,11 @@ class World:
         self.namespaces: dict[str, Namespace] = {}
         self.policies: dict[str, Policy | Refused] = {}
         self.selections = Selections()
+        self.services: dict[str, Service | Refused] = {}
+        self.service_nodes: dict[str, ServiceNode] = {}
+        self.join = Pool(join, token=("join",), reserved=1)
+        self._slices: dict[str, Slice] = {}
+        self._slices_of: dict[str, dict[str, Slice]] = {}
         self.policed = False
         self._policies_of: dict[str, set[str]] = {}
         self._pods_of_node: dict[str, dict[str, None]] = {}
@@ -58,10 +72,32 @@ class World:
             self._renew_pool(name, node)
             touched.update(dict.fromkeys(self._pods_on(name)))
             self._on_change(("node", name))
+        touched.update(dict.fromkeys(self._renew_service_node(name, node)))
         for host in {each.host_node for each in (old, node) if each is not None and each.host_node}:
             touched[node_owner(host)] = None
             touched.update(dict.fromkeys(self._pods_on(host)))
         return touched
+
+    def _renew_service_node(self, name: str, node: Node | None) -> Touched:
+        old = self.service_nodes.pop(name, None)
+        new = None
+        if node is not None and name in self.pools:
+            gateway = node.gateway if isinstance(node.gateway, Gateway) else None
+            outer = tuple(str(each.ip) for each in gateway.ips) if gateway is not None else ()
+            new = ServiceNode(name, tuple(dict.fromkeys((*node.addresses, *outer))), gateway is not None)
+            self.service_nodes[name] = new
+        if node is None or node.gateway is None:
+            self.join.release(name)
+        if old == new:
+            return ()
+        return [
+            service_owner(key) for key, each in self.services.items() if isinstance(each, Service) and each.per_node
+        ]
+
+    def join_of(self, name: str) -> tuple[IPAddress, ...]:
+        """The inner addresses of a node's gateway router."""
+        assignment = self.join.assign(name, seed=name, request=AddressRequest())
+        return tuple(ipaddress.ip_interface(ip).ip for ip in assignment.ips)
 
     def _renew_pool(self, name: str, node: Node | None) -> None:
         self.pools.pop(name, None)
@@ -202,6 +238,35 @@ class World:
         uses = match.uses(policy.rules(), policy.subject) if isinstance(policy, Policy) else {}
         return {**self.selections.use(owner, uses), owner: None, **self._policing()}
 
+    # Services
+
+    def put_service(self, key: str, service: Service | Refused | None) -> Touched:
+        """A service that came, changed (or went: None), or one that cannot be (Refused)."""
+        self.services.pop(key, None)
+        if service is not None:
+            self.services[key] = service
+        return (service_owner(key),)
+
+    def put_slice(self, key: str, piece: Slice | None) -> Touched:
+        """An endpoint slice that came, changed (or went: None)."""
+        touched: dict[Owner, None] = {}
+        old = self._slices.pop(key, None)
+        if old is not None:
+            touched[service_owner(old.service)] = None
+            of_service = self._slices_of[old.service]
+            del of_service[key]
+            if not of_service:
+                del self._slices_of[old.service]
+        if piece is not None and piece.service:
+            self._slices[key] = piece
+            self._slices_of.setdefault(piece.service, {})[key] = piece
+            touched[service_owner(piece.service)] = None
+        return touched
+
+    def slices_of(self, service: str) -> Iterable[Slice]:
+        """The endpoint slices of a service."""
+        return self._slices_of.get(service, {}).values()
+
     def _policing(self) -> dict[Owner, None]:
         """Whether there are policies at all matters to every node."""
         policed = bool(self.policies) or any(each.isolated for each in self.namespaces.values())
@@ -217,4 +282,6 @@ class World:
             "namespace": len(self.namespaces),
             "pod": len(self.pods),
             "networkpolicy": len(self.policies),
+            "service": len(self.services),
+            "endpointslice": len(self._slices),
         }

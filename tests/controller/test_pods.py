@@ -36,12 +36,13 @@ async def test_a_node_and_its_pod(stage: Stage) -> None:
     await stage.settle()
     switch = stage.named("Logical_Switch")["n1"]
     ports = stage.named("Logical_Switch_Port")
-    assert set(ports) == {"n1-to-router", "management_n1", "ns_web"}
-    assert switch["ports"] == {row.uuid for row in ports.values()}
+    assert set(ports) == {"n1-to-router", "management_n1", "ns_web", "join-to-router"}
+    assert switch["ports"] == {row.uuid for name, row in ports.items() if name != "join-to-router"}
     assert switch["other_config"] == {"subnet": "10.1.0.0/24"}
     (router,) = stage.rows("Logical_Router")
-    (router_port,) = stage.rows("Logical_Router_Port")
-    assert router["ports"] == {router_port.uuid}
+    router_ports = stage.named("Logical_Router_Port")
+    assert router["ports"] == {row.uuid for row in router_ports.values()}
+    router_port = router_ports["router-to-n1"]
     assert (router_port["networks"], router_port["mac"]) == ({"10.1.0.1/24"}, "0a:58:0a:01:00:01")
     web = ports["ns_web"]
     written = stage.annotations["ns/web"]["default"]
@@ -67,7 +68,7 @@ async def test_dual_stack(stage: Stage) -> None:
     assert written["gateways"] == ["10.1.0.1", "fd00:1::1"]
     (addresses,) = stage.named("Logical_Switch_Port")["ns_web"]["addresses"]
     assert addresses.split() == [written["mac"], *(ip.partition("/")[0] for ip in written["ips"])]
-    (router_port,) = stage.rows("Logical_Router_Port")
+    router_port = stage.named("Logical_Router_Port")["router-to-n1"]
     assert router_port["networks"] == {"10.1.0.1/24", "fd00:1::1/64"}
 
 
@@ -82,7 +83,7 @@ async def test_pods_without_a_port(stage: Stage) -> None:
     stage.put("node", node("n1", "10.1.0.0/24"))
     stage.put("pod", pod("unscheduled", on=""), pod("host", host_network=True), pod("done", phase="Succeeded"))
     await stage.settle()
-    assert set(stage.named("Logical_Switch_Port")) == {"n1-to-router", "management_n1"}
+    assert set(stage.named("Logical_Switch_Port")) == {"n1-to-router", "management_n1", "join-to-router"}
     assert stage.annotations == {}
 
 
@@ -194,8 +195,8 @@ async def test_a_pod_before_its_node(stage: Stage) -> None:
     assert "ns_web" in stage.named("Logical_Switch_Port")
     stage.remove("node", "n1")
     await stage.settle()
-    assert not list(stage.rows("Logical_Switch_Port"))
-    assert not list(stage.rows("Logical_Switch"))
+    assert set(stage.named("Logical_Switch_Port")) == {"join-to-router"}
+    assert set(stage.named("Logical_Switch")) == {"dpu-offload-join"}
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ async def test_bad_node_subnets(stage: Stage, cidrs: tuple[str, ...], message: s
     stage.put("pod", pod("web", on="good"), pod("lost", on="bad"))
     await stage.settle()
     assert message in str(stage.problems[Owner("node", "bad")])
-    assert set(stage.named("Logical_Switch")) == {"good"}
+    assert set(stage.named("Logical_Switch")) == {"good", "dpu-offload-join"}
     assert "ns_web" in stage.named("Logical_Switch_Port")
 
 

@@ -21,3 +21,7 @@ ACL_LOGGING = f"{GROUP}/acl-logging"
 
 ISOLATION = f"{GROUP}/isolation"
 """On a namespace: "true" lets only pods of the same namespace in, as far as no policy lets in more."""
+
+GATEWAY = f"{GROUP}/gateway"
+"""On a node: {"ips": ["192.0.2.10/24"], "nextHops": ["192.0.2.1"], "physicalNetwork": "physnet1", "vlan": 0}, the
+addresses of its gateway router; without it the node's pods do not get out."""

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cni.controller.model.annotations import HOST_NODE, MODE, NODE_SUBNETS
+from cni.controller.errors import Refused
+from cni.controller.model import gateway as gateways
+from cni.controller.model.annotations import GATEWAY, HOST_NODE, MODE, NODE_SUBNETS
+from cni.controller.model.gateway import Gateway
 from foundation.kube.models import core
 
 _SUBNETS = msgspec.json.Decoder(tuple[str, ...])
@@ -15,7 +18,10 @@ _SUBNETS = msgspec.json.Decoder(tuple[str, ...])
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """`subnets` are texts as given: the cluster's podCIDRs, else those of our own annotation."""
+    """`subnets` are texts as given: the cluster's podCIDRs, else those of our own annotation.
+
+    `gateway`: None without the annotation, Refused when it cannot be used.
+    """
 
     name: str
     mode: str
@@ -24,6 +30,16 @@ class Node:
     annotations: Mapping[str, str]
     subnets: tuple[str, ...]
     addresses: tuple[str, ...]
+    gateway: Gateway | Refused | None = None
+
+
+def _gateway(text: str | None) -> Gateway | Refused | None:
+    if text is None:
+        return None
+    try:
+        return gateways.parse(text)
+    except Refused as problem:
+        return problem  # the node's switch does not depend on it
 
 
 def parse(node: core.Node) -> Node:
@@ -43,4 +59,5 @@ def parse(node: core.Node) -> Node:
         annotations=annotations,
         subnets=subnets,
         addresses=tuple(each.address for each in node.status.addresses or () if each.type == "InternalIP"),
+        gateway=_gateway(annotations.get(GATEWAY)),
     )

@@ -1,6 +1,7 @@
 """The northbound tables the controller writes (OVN_Northbound(5)), with the columns it looks at.
 
-`members` are set columns filled member by member; a row in a table without external_ids is told by its name.
+`members` are set columns filled member by member; a row in a table without external_ids is told by its name,
+or by the port it is about.
 """
 
 from __future__ import annotations
@@ -53,13 +54,25 @@ TABLES: dict[str, Table] = {
     "Meter": Table(("name", "unit", "fair"), ("bands",)),
     "Meter_Band": Table(("action", "rate", "burst_size")),
     "DHCP_Options": Table(("cidr", "options")),
+    "Static_MAC_Binding": Table(("logical_port", "ip", "mac", "override_dynamic_mac"), tagged=False),
     "Copp": Table(("name", "meters")),
 }
 
 
-def group_name(row: RowId) -> str:
-    """The name that identifies a row of an untagged table."""
-    return f"{NAME_PREFIX}{row.kind}:{row.key}:{row.part}"
+NEIGHBOUR_PORT = ("gateway_", "-to-join")
+"""How the port of a Static_MAC_Binding of ours begins and ends: a gateway router's, between them the node."""
+
+
+def identity(row: RowId) -> dict[str, str]:
+    """The columns that identify a row of an untagged table, besides those its translator gives."""
+    if row.table == "Static_MAC_Binding":
+        return {}  # its port and address say it all
+    return {"name": f"{NAME_PREFIX}{row.kind}:{row.key}:{row.part}"}
+
+
+def neighbour(node: str, ip: str) -> RowId:
+    """A gateway router's static neighbour."""
+    return RowId("Static_MAC_Binding", "node", node, f"gateway.neighbour.{ip}")
 
 
 def identify(table: str, row: ActualRow) -> RowId | None:
@@ -70,6 +83,12 @@ def identify(table: str, row: ActualRow) -> RowId | None:
         if kind is None:
             return None
         return RowId(table, kind, ids.get(KEY, ""), ids.get(PART, ""))
+    if table == "Static_MAC_Binding":
+        begin, end = NEIGHBOUR_PORT
+        port: str = row["logical_port"]
+        if not (port.startswith(begin) and port.endswith(end)):
+            return None
+        return neighbour(port.removeprefix(begin).removesuffix(end), row["ip"])
     name: str = row["name"]
     if not name.startswith(NAME_PREFIX):
         return None

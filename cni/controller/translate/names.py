@@ -47,3 +47,20 @@ def policy_owner(key: str) -> Owner:
 def namespace_owner(name: str) -> Owner:
     """The owner of a namespace's own rows."""
     return Owner("namespace", name)
+
+
+SWITCH_BALANCERS = RowId("Load_Balancer_Group", "cluster", "default", "switches")
+"""Load balancers on every node's switch: for connections that pods begin."""
+ROUTER_BALANCERS = RowId("Load_Balancer_Group", "cluster", "default", "gateways")
+"""Load balancers on every gateway router: for connections from outside."""
+JOIN_SWITCH = RowId("Logical_Switch", "cluster", "default", "join")
+
+
+def gateway_router(node: str) -> RowId:
+    """A node's gateway router."""
+    return RowId("Logical_Router", "node", node, "gateway")
+
+
+def service_owner(key: str) -> Owner:
+    """The owner of a service's load balancers; `key` is namespace/name."""
+    return Owner("service", key)

@@ -6,10 +6,19 @@ pods, the second.
 
 from __future__ import annotations
 
+import ipaddress
+
 from cni.controller.model.addressing import IPNetwork, mac_of, prefix
 from cni.controller.rows import Member, Row, RowId, State
 from cni.controller.translate.acl import METER, acl
-from cni.controller.translate.names import CLUSTER, CLUSTER_ROUTER, CLUSTER_ROUTER_NAME, node_switch
+from cni.controller.translate.names import (
+    CLUSTER,
+    CLUSTER_ROUTER,
+    CLUSTER_ROUTER_NAME,
+    SWITCH_BALANCERS,
+    node_switch,
+)
+from cni.controller.translate.service import HAIRPIN
 
 GATEWAY, MANAGEMENT = 1, 2
 NODE_PRIORITY = 32000
@@ -25,6 +34,7 @@ def cluster() -> State:
     return State(
         (
             Row(CLUSTER_ROUTER, {"name": CLUSTER_ROUTER_NAME}),
+            Row(SWITCH_BALANCERS, {}),
             Row(meter, {"name": METER, "unit": "pktps", "fair": True}),
             Row(band, {"action": "drop", "rate": LOGGED_PER_SECOND}),
         ),
@@ -42,11 +52,14 @@ def management_name(node: str) -> str:
     return f"management_{node}"
 
 
-def translate(node: str, *, subnets: tuple[IPNetwork, ...], chassis: str, policed: bool = False) -> State:
-    """Rows of one node. `chassis`: where the management port shall be bound.
+def translate(
+    node: str, *, subnets: tuple[IPNetwork, ...], chassis: str, addresses: tuple[str, ...] = (), policed: bool = False
+) -> State:
+    """Rows of one node. `chassis`: where the management port shall be bound. `addresses`: the node's own,
+    which pods reach through the management port.
 
-    `policed`: there are policies, so the node's own traffic to its pods (kubelet's probes) is let through
-    explicitly. Without policies that rule would only cost connection tracking.
+    `policed`: there are policies, so the node's own traffic to its pods (kubelet's probes), and a pod's to itself
+    through a service, is let through explicitly. Without policies that rule would only cost connection tracking.
     """
     switch = node_switch(node)
     router_port = RowId("Logical_Router_Port", "node", node, "router-port")
@@ -93,13 +106,27 @@ def translate(node: str, *, subnets: tuple[IPNetwork, ...], chassis: str, police
         Member(CLUSTER_ROUTER, "ports", router_port),
         Member(switch, "ports", switch_port),
         Member(switch, "ports", management),
+        Member(switch, "load_balancer_group", SWITCH_BALANCERS),
     )
+    for index, text in enumerate(addresses):
+        address = ipaddress.ip_address(text)
+        via = next((network[MANAGEMENT] for network in subnets if network.version == address.version), None)
+        if via is not None:
+            route = RowId("Logical_Router_Static_Route", "node", node, f"node.{index}")
+            length = 32 if address.version == 4 else 128
+            rows = (*rows, Row(route, {"ip_prefix": f"{address}/{length}", "nexthop": str(via)}))
+            members = (*members, Member(CLUSTER_ROUTER, "static_routes", route))
     if policed:
         own = acl(
             RowId("ACL", "node", node, "own-pods"),
             "ingress",
             priority=NODE_PRIORITY,
-            match=" || ".join(f"ip{network.version}.src == {network[MANAGEMENT]}" for network in subnets),
+            match=" || ".join(
+                (
+                    *(f"ip{network.version}.src == {network[MANAGEMENT]}" for network in subnets),
+                    *(f"ip{6 if ':' in each else 4}.src == {each}" for each in HAIRPIN),
+                )
+            ),
             action="allow-related",
         )
         rows = (*rows, own)

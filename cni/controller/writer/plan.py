@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cni.controller.rows import Member, Owner, Row, RowId
-from cni.controller.rows.tables import TABLES, group_name
+from cni.controller.rows.tables import TABLES, identity
 from cni.controller.writer.actual import Actual
 from cni.controller.writer.desired import Desired, Pending
 from foundation.ovsdb import Change, NamedUuid, Uuid, fresh_name
@@ -81,7 +81,7 @@ class _Planner:
         if TABLES[row.id.table].tagged:
             result["external_ids"] = {**row.columns.get("external_ids", {}), **row.id.tags()}
         else:
-            result["name"] = group_name(row.id)
+            result |= identity(row.id)
         return result
 
     def look_at_rows(self, pending: Pending) -> None:

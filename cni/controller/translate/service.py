@@ -1,0 +1,154 @@
+"""A service into load balancers.
+
+What is the same on every node hangs on the two groups (all switches, all gateway routers). Where a traffic policy is
+Local, each node that has endpoints gets a load balancer of its own, and those without share one that refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cni.controller.model import endpoints
+from cni.controller.model.endpoints import Backend, Slice
+from cni.controller.model.service import PROTOCOLS, Port, Service
+from cni.controller.rows import Member, Row, RowId, State
+from cni.controller.translate.names import ROUTER_BALANCERS, SWITCH_BALANCERS, gateway_router, node_switch
+
+HAIRPIN = ("169.254.169.5", "fd69::5")
+"""Source of a connection that a service leads back to the pod that began it."""
+
+Vips = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What a service needs to know of a node: its addresses for node ports, whether it has a gateway router."""
+
+    name: str
+    addresses: tuple[str, ...]
+    gateway: bool
+
+
+def translate(service: Service, slices: Iterable[Slice], nodes: Mapping[str, Node]) -> State:
+    """All load balancers of a service. `nodes` is looked at only if `service.per_node`."""
+    return _Builder(service, tuple(slices), nodes).build()
+
+
+class _Builder:
+    def __init__(self, service: Service, slices: tuple[Slice, ...], nodes: Mapping[str, Node]) -> None:
+        self.service = service
+        self.slices = slices
+        self.nodes = nodes
+        self.rows: list[Row] = []
+        self.members: list[Member] = []
+
+    def build(self) -> State:
+        for protocol in PROTOCOLS:
+            ports = [port for port in self.service.ports if port.protocol == protocol]
+            if ports:
+                self._protocol(protocol, ports)
+        return State(tuple(self.rows), tuple(self.members))
+
+    def _protocol(self, protocol: str, ports: list[Port]) -> None:
+        service = self.service
+        everywhere: Vips = {}
+        inside: Vips = {}  # for connections that pods begin
+        outside: Vips = {}  # for connections from beyond the gateways
+        for port in ports:
+            # With internal policy Local each switch has load balancers of its own for the cluster's addresses.
+            (outside if service.internal_local else everywhere).update(
+                self._vips(service.cluster_ips, port.number, port)
+            )
+            # A pod that calls an outside address is inside: the external policy does not bind it.
+            target = inside if service.external_local else everywhere
+            target.update(self._vips(service.external, port.number, port))
+            if port.node_port:
+                for node in self.nodes.values():
+                    target.update(self._vips(node.addresses, port.node_port, port))
+        self._add(f"{protocol}.all", protocol, everywhere, SWITCH_BALANCERS, ROUTER_BALANCERS)
+        self._add(f"{protocol}.inside", protocol, inside, SWITCH_BALANCERS)
+        self._add(f"{protocol}.outside", protocol, outside, ROUTER_BALANCERS)
+        if service.internal_local:
+            self._internal_local(protocol, ports)
+        if service.external_local:
+            self._external_local(protocol, ports)
+
+    def _internal_local(self, protocol: str, ports: list[Port]) -> None:
+        refusing: list[RowId] = []
+        empty: Vips = {}
+        for name in sorted(self.nodes):
+            vips: Vips = {}
+            for port in ports:
+                vips |= self._vips(self.service.cluster_ips, port.number, port, node=name)
+            if any(vips.values()):
+                self._add(f"{protocol}.inside.{name}", protocol, vips, node_switch(name))
+            else:
+                refusing.append(node_switch(name))
+                empty |= vips
+        if refusing:
+            self._add(f"{protocol}.inside-none", protocol, empty, *refusing)
+
+    def _external_local(self, protocol: str, ports: list[Port]) -> None:
+        refusing: list[RowId] = []
+        empty: Vips = {}
+        for name, node in sorted(self.nodes.items()):
+            if not node.gateway:
+                continue
+            vips: Vips = {}
+            for port in ports:
+                vips |= self._vips(self.service.external, port.number, port, node=name)
+                if port.node_port:
+                    vips |= self._vips(node.addresses, port.node_port, port, node=name)
+            if any(vips.values()):
+                self._add(f"{protocol}.outside.{name}", protocol, vips, gateway_router(name), keep_source=True)
+            elif vips:
+                refusing.append(gateway_router(name))
+                empty |= vips
+        if refusing:
+            self._add(f"{protocol}.outside-none", protocol, empty, *refusing)
+
+    def _vips(self, addresses: Iterable[str], number: int, port: Port, *, node: str | None = None) -> Vips:
+        vips: Vips = {}
+        for address in addresses:
+            backends = endpoints.choose(
+                self.slices,
+                family=6 if ":" in address else 4,
+                port_name=port.name,
+                protocol=port.protocol,
+                publish_not_ready=self.service.publish_not_ready,
+                node=node,
+            )
+            vips[_joined(address, number)] = ",".join(_backend(each) for each in backends)
+        return vips
+
+    def _add(self, part: str, protocol: str, vips: Vips, *holders: RowId, keep_source: bool = False) -> None:
+        if not vips or not holders:
+            return
+        service = self.service
+        row = RowId("Load_Balancer", "service", f"{service.namespace}/{service.name}", part)
+        options = {"reject": "true", "hairpin_snat_ip": " ".join(HAIRPIN), "neighbor_responder": "none"}
+        if service.affinity_seconds:
+            options["affinity_timeout"] = str(service.affinity_seconds)
+        if keep_source:
+            options["skip_snat"] = "true"
+        self.rows.append(
+            Row(
+                row,
+                {
+                    "name": f"{service.namespace}/{service.name} {part}",
+                    "protocol": protocol.lower(),
+                    "vips": vips,
+                    "options": options,
+                },
+            )
+        )
+        self.members += [Member(holder, "load_balancer", row) for holder in holders]
+
+
+def _joined(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _backend(backend: Backend) -> str:
+    return _joined(backend.address, backend.port)
