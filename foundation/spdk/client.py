@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
+_ANY = msgspec.json.Decoder()
+
 DEFAULT_DEADLINE = 10.0
 _CONNECT_SECONDS = 5.0
 
@@ -114,11 +116,10 @@ class SpdkClient:
                 connection = await self._connect_for(method, deadline)
             request_id, future = connection.send(method, params)
             raw = await connection.wait(request_id, future, end, deadline)
-        try:
-            return msgspec.json.decode(raw, type=kind)
-        except ValueError as error:
-            # A DecodeError, or text that is no UTF-8 (SPDK 26.05 can send freed memory).
-            raise SpdkMalformedReply(f"SPDK at {self.address} answered {method} unexpectedly: {error}") from error
+        result = self._decode(kind, method, raw)
+        if isinstance(result, SpdkMalformedReply):
+            raise result
+        return result  # type: ignore[no-any-return]  # it was decoded as T
 
     async def batch(
         self, calls: Sequence[tuple[str, Mapping[str, Any] | None]], *, deadline: float = DEFAULT_DEADLINE
@@ -130,6 +131,22 @@ class SpdkClient:
         added to it may: the subsystem exists as soon as its request was read). No JSON array is sent: its answer would
         wait for the slowest member, and for ever if one never ends.
         """
+        if self._closed or self._http is not None:
+            return await self._each(calls, deadline)
+        end = asyncio.get_running_loop().time() + deadline
+        try:
+            connection = self._connection
+            if connection is None or not connection.usable:
+                connection = await self._connect_for(f"{len(calls)} calls", deadline)
+            outcomes = await connection.many(calls, end, deadline)
+        except SpdkUnavailable as error:
+            return [error] * len(calls)
+        return [
+            outcome if isinstance(outcome, SpdkClientError) else self._decode(Any, method, outcome)
+            for (method, _), outcome in zip(calls, outcomes, strict=True)
+        ]
+
+    async def _each(self, calls: Sequence[tuple[str, Mapping[str, Any] | None]], deadline: float) -> list[Any]:
         results = await asyncio.gather(
             *(self.call(method, params, deadline=deadline) for method, params in calls), return_exceptions=True
         )
@@ -137,6 +154,14 @@ class SpdkClient:
             if isinstance(result, BaseException) and not isinstance(result, SpdkClientError):
                 raise result
         return list(results)
+
+    def _decode(self, kind: Any, method: str, raw: msgspec.Raw) -> Any:
+        """The result, or the exception that says why there is none."""
+        try:
+            return _ANY.decode(raw) if kind is Any else msgspec.json.decode(raw, type=kind)
+        except ValueError as error:
+            # A DecodeError, or text that is no UTF-8 (SPDK 26.05 can send freed memory).
+            return SpdkMalformedReply(f"SPDK at {self.address} answered {method} unexpectedly: {error}")
 
     async def close(self) -> None:
         self._closed = True

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from foundation.spdk.errors import SpdkError, SpdkMalformedReply, SpdkTimeout, SpdkUnavailable
+from foundation.spdk.errors import SpdkClientError, SpdkError, SpdkMalformedReply, SpdkTimeout, SpdkUnavailable
 from foundation.spdk.framing import Framer, FramingError
 from foundation.spdk.messages import Reply, decode_reply, encode_request
 
@@ -20,10 +20,9 @@ _log = logging.getLogger(__name__)
 class StreamConnection(asyncio.Protocol):
     """Any number of calls at once; answers come in the order in which SPDK finishes, matched by id.
 
-    A call that runs out of time leaves the connection as it is: ids are never used twice, so a late answer finds
-    nobody and is dropped. A reply that is no JSON-RPC ends the connection, for nothing after it can be trusted; one that
-    never ends does so with the first call that runs out of time meanwhile.
-    Requests made in one turn of the event loop leave in one write: SPDK reads every 4 ms, and runs what it has read.
+    A call that runs out of time leaves the connection as it is: ids are never used twice, so a late answer finds nobody
+    and is dropped. A reply that is no JSON-RPC ends the connection, for nothing after it can be trusted; one that never
+    ends does so with the first call that runs out of time meanwhile.
     """
 
     def __init__(self, address: str, on_lost: Callable[[StreamConnection, SpdkUnavailable], None]) -> None:
@@ -73,6 +72,41 @@ class StreamConnection(asyncio.Protocol):
         finally:
             timer.cancel()
             self._calls.pop(request_id, None)
+
+    async def many(
+        self, calls: Sequence[tuple[str, Mapping[str, Any] | None]], end: float, deadline: float
+    ) -> list[msgspec.Raw | SpdkClientError]:
+        """As ``send`` and ``wait`` for each call, with one clock for all; a call that failed has its exception there."""
+        waiting: list[tuple[int, asyncio.Future[msgspec.Raw]] | SpdkClientError] = []
+        for method, params in calls:
+            try:
+                waiting.append(self.send(method, params))
+            except SpdkClientError as error:
+                waiting.append(error)
+        ids = [entry[0] for entry in waiting if isinstance(entry, tuple)]
+        timer = self._loop.call_at(end, self._expire_all, ids, deadline)
+        outcomes: list[msgspec.Raw | SpdkClientError] = []
+        try:
+            for entry in waiting:
+                if not isinstance(entry, tuple):
+                    outcomes.append(entry)
+                    continue
+                try:
+                    outcomes.append(await entry[1])
+                except SpdkClientError as error:
+                    outcomes.append(error)
+        finally:
+            timer.cancel()
+            for entry in waiting[len(outcomes) :]:
+                # Only when this was cancelled itself: nobody wants the rest.
+                if isinstance(entry, tuple):
+                    self._calls.pop(entry[0], None)
+                    entry[1].cancel() or entry[1].cancelled() or entry[1].exception()
+        return outcomes
+
+    def _expire_all(self, ids: Sequence[int], deadline: float) -> None:
+        for request_id in ids:
+            self._expire(request_id, deadline)
 
     def _expire(self, request_id: int, deadline: float) -> None:
         future, method = self._calls.pop(request_id, (None, ""))
