@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,3 +45,24 @@ class Backoff:
         while True:
             failures += 1
             yield self.delay(failures)
+
+
+class Pauses:
+    """The waits within one row of failures; a success ends the row."""
+
+    def __init__(self, backoff: Backoff) -> None:
+        self._backoff = backoff
+        self.failures = 0
+
+    def next(self, *, at_least: float = 0.0) -> float:
+        """Count a failure; the seconds to wait after it, and no fewer than `at_least` (a server's Retry-After)."""
+        self.failures += 1
+        return max(at_least, self._backoff.delay(self.failures))
+
+    async def wait(self, *, at_least: float = 0.0) -> None:
+        """Count a failure and wait."""
+        await asyncio.sleep(self.next(at_least=at_least))
+
+    def reset(self) -> None:
+        """Begin a new row, after a success."""
+        self.failures = 0

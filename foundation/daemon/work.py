@@ -1,7 +1,7 @@
 """The ways to run work: keyed queue, joining, back-off (one door to the three rooms)."""
 
-from foundation.daemon.backoff import Backoff
+from foundation.daemon.backoff import Backoff, Pauses
 from foundation.daemon.joining import Conflict, Joining, StillRunning
 from foundation.daemon.keyed_queue import KeyedQueue
 
-__all__ = ["Backoff", "Conflict", "Joining", "KeyedQueue", "StillRunning"]
+__all__ = ["Backoff", "Conflict", "Joining", "KeyedQueue", "Pauses", "StillRunning"]

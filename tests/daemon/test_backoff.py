@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundation.daemon.work import Backoff
+from foundation.daemon.work import Backoff, Pauses
 
 
 @pytest.mark.parametrize(
@@ -56,3 +59,24 @@ def test_senseless_back_off_is_refused(arguments: dict[str, float]) -> None:
 def test_delay_needs_a_failure() -> None:
     with pytest.raises(ValueError, match="at least one failure"):
         Backoff().delay(0)
+
+
+def test_pauses_grow_in_a_row_of_failures_and_start_over_after_a_success() -> None:
+    pauses = Pauses(Backoff(1, 8, 0))
+    assert [pauses.next() for _ in range(3)] == [1, 2, 4]
+    assert pauses.failures == 3
+    assert pauses.next(at_least=30) == 30
+    assert pauses.next(at_least=3) == 8
+    pauses.reset()
+    assert pauses.failures == 0
+    assert pauses.next() == 1
+
+
+def test_pause_is_waited_for(jumping: Callable[[Callable[[], Awaitable[Any]]], Any]) -> None:
+    async def main() -> float:
+        pauses = Pauses(Backoff(1, 8, 0))
+        await pauses.wait()
+        await pauses.wait(at_least=5)
+        return asyncio.get_running_loop().time()
+
+    assert jumping(main) == 6
