@@ -189,7 +189,10 @@ class Suite:
             await setting.create_objects(client, class_parameters={})
         self.start(
             "hardware",
-            [sys.executable, "-m", "lab.hardware", "--run-dir", layout.run, "--prefix", layout.prefix],
+            [
+                *(sys.executable, "-m", "lab.hardware", "--run-dir", layout.run, "--prefix", layout.prefix),
+                *(["--no-disks"] if self.options.spdk_tgt is not None else []),
+            ],
         )
         for name in configured:
             self.start_daemon(name)

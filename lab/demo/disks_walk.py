@@ -34,7 +34,8 @@ async def walk(steps: Recorder, observer: Observer, suite: Suite, network: Netwo
     """A claim, a disk, a file system, bytes in the target's file, and back to nothing."""
     layout, disks = suite.layout, suite.options.spdk_tgt is None
     steps.section("A claim becomes a disk")
-    before = await inventory.take(layout, network)
+    async with steps.step("what is there before, listed"):
+        before = await inventory.take(layout, network)
     volume = await _claim(steps, observer, "claim")
     pod = await _publish(steps, observer, suite, "with-disk", "claim", volume)
     if disks:
@@ -55,7 +56,8 @@ async def crash_walk(steps: Recorder, observer: Observer, suite: Suite, network:
     """The DPU's SPDK is killed and started again while a volume is attached."""
     layout, disks = suite.layout, suite.options.spdk_tgt is None
     steps.section("The DPU's SPDK dies")
-    before = await inventory.take(layout, network)
+    async with steps.step("what is there before, listed"):
+        before = await inventory.take(layout, network)
     volume = await _claim(steps, observer, "survivor")
     pod = await _publish(steps, observer, suite, "survivor", "survivor", volume)
     marker = b""
@@ -63,8 +65,8 @@ async def crash_walk(steps: Recorder, observer: Observer, suite: Suite, network:
         assert pod is not None
         async with steps.step("a file written before"):
             marker = await asyncio.to_thread(write_marker, mount_point(pod))
-    exported = await _exported(layout)
     async with steps.step("SPDK on the DPU killed, and started again empty"):
+        exported = await _exported(layout)
         await suite.kill(SPDK_DPU)
         suite.start_spdk(SPDK_DPU)
         await suite.spdk_answers(SPDK_DPU)

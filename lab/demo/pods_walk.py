@@ -19,7 +19,8 @@ POD_SECONDS = 25.0
 
 async def walk(steps: Recorder, observer: Observer, layout: Layout, network: Network) -> None:
     steps.section("Pods")
-    before = await inventory.take(layout, network)
+    async with steps.step("what is there before, listed"):
+        before = await inventory.take(layout, network)
     async with steps.step("pod on the default node: ADD (veth)") as notes:
         plain = await create(observer, layout, "plain", DEFAULT_NODE)
         notes.text = ", ".join(addresses(plain))

@@ -60,10 +60,14 @@ class SysfsTree:
             link(directory / "iommu_group", group)
 
     def add_virtual_functions(self, physical: str, addresses: list[str]) -> None:
-        """Tie VFs to their PF: ``sriov_*`` numbers, ``virtfnN`` and ``physfn``."""
+        """Tie VFs to their PF: ``sriov_*`` numbers, ``virtfnN`` and ``physfn``. The addresses are evenly spaced."""
         directory = self.device(physical)
         write(directory / "sriov_totalvfs", str(len(addresses)))
         write(directory / "sriov_numvfs", str(len(addresses)))
+        first = routing_id(addresses[0]) - routing_id(physical)
+        stride = routing_id(addresses[1]) - routing_id(addresses[0]) if len(addresses) > 1 else 1
+        write(directory / "sriov_offset", str(first))
+        write(directory / "sriov_stride", str(stride))
         for index, address in enumerate(addresses):
             link(directory / f"virtfn{index}", self.device(address))
             link(self.device(address) / "physfn", directory)
@@ -187,6 +191,13 @@ class SysfsTree:
 
     def _subsystem(self, index: int) -> Path:
         return self.root / "devices/virtual/nvme-subsystem" / f"nvme-subsys{index}"
+
+
+def routing_id(address: str) -> int:
+    """Bus, device and function of ``0000:BB:DD.F`` as one number (PCI Express base specification, 2.2.4.2)."""
+    _, bus, rest = address.split(":")
+    device, _, function = rest.partition(".")
+    return int(bus, 16) << 8 | int(device, 16) << 3 | int(function)
 
 
 def write(path: Path, value: str) -> None:

@@ -43,6 +43,7 @@ class PodRecord(msgspec.Struct, kw_only=True):
     name: str
     resource: str = ""
     device: str = ""
+    in_use: list[str] = []
     volumes: list[MountedVolume] = []
     sandbox: Sandbox | None = None
 
@@ -212,7 +213,11 @@ class PodWorker:
             csi = pv.spec.csi
             if csi is None:
                 raise RuntimeError(f"PersistentVolume {pv.metadata.name} is not a CSI volume")
-            await self._in_use(add=f"kubernetes.io/csi/{csi.driver}^{csi.volume_handle}")
+            unique = f"kubernetes.io/csi/{csi.driver}^{csi.volume_handle}"
+            if unique not in record.in_use:
+                record.in_use = [*record.in_use, unique]
+                self._save(record)
+            await self._in_use(add=unique)
             context = self._publish_context(pv.metadata.name)
             if context is None:
                 raise Waiting(f"volume {pv.metadata.name} is not attached to {self._node}")
@@ -262,8 +267,9 @@ class PodWorker:
             await self._mounter.unmount(mounted, last=not others)
             record.volumes = [volume for volume in record.volumes if volume != mounted]
             self._save(record)
-            if not others:
-                await self._in_use(remove=f"kubernetes.io/csi/{mounted.driver}^{mounted.handle}")
+        for unique in record.in_use:
+            if not any(unique in other.in_use for other in self._records.values() if other.uid != record.uid):
+                await self._in_use(remove=unique)
         if self._devices is not None:
             self._devices.release(record.uid)
         self._records.pop(record.uid, None)
