@@ -166,8 +166,9 @@ class ContainerSide:
             await asyncio.wait({pod, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if not made.is_set():
                 await pod
-            linked.set()
             end = await self._node.run(take_up)
+            # Not sooner: OVS adds flags to those it read before, and would take a link down that came up meanwhile.
+            linked.set()
             link = await pod
         finally:
             waiting.cancel()
@@ -237,9 +238,9 @@ class ContainerSide:
             try:
                 links.move(netlink, link, namespace=self._node.fd, name=original.name)
             except InterfaceTaken:
-                # The node gave the name away meanwhile: the function comes back under a name of ours.
-                _log.warning("name %s is taken on the node; the function comes back as %s", original.name, link.name)
-                links.move(netlink, link, namespace=self._node.fd, name=veth_name(attachment.id))
+                # The kernel moves first and renames then: the function may be back already, under its name in the pod.
+                if links.find_marked(netlink, attachment.id) is not None:
+                    links.move(netlink, link, namespace=self._node.fd, name=veth_name(attachment.id))
 
         def restore(netlink: IPRoute) -> bool:
             link = links.find_marked(netlink, attachment.id)
@@ -315,12 +316,22 @@ def _restore(netlink: IPRoute, link: Link, original: Original | None) -> None:
             attributes["address"] = original.mac
         if original.mtu and link.mtu != original.mtu:
             attributes["mtu"] = original.mtu
-        if link.name != original.name and links.find(netlink, name=original.name) is None:
-            attributes["ifname"] = original.name
+        if link.name != original.name:
+            attributes["ifname"] = _free_name(netlink, link, original.name)
         if attributes:
             links.change(netlink, link.index, f"restore {link.name} to {attributes}", **attributes)
         links.restore_altnames(netlink, link.index, original.altnames)
     links.change(netlink, link.index, f"take the mark off {link.name}", ifalias="")
+
+
+def _free_name(netlink: IPRoute, link: Link, wanted: str) -> str:
+    """The name to give back; one of ours where the node gave it away meanwhile."""
+    if links.find(netlink, name=wanted) is None:
+        return wanted
+    mark = links.marked(link.alias)
+    ours = veth_name(mark[0]) if mark is not None else link.name
+    _log.warning("name %s is taken on the node; the function comes back as %s", wanted, ours)
+    return ours
 
 
 def _compare(netlink: IPRoute, attachment: Attachment) -> str:

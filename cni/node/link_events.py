@@ -14,7 +14,8 @@ from cni.node.netns import NodeNamespace
 _log = logging.getLogger(__name__)
 
 _RTMGRP_LINK = 1
-_NEWLINK, _DELLINK = 16, 17
+_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
+_REQUEST, _DUMP = 0x1, 0x300
 _IFNAME, _ALIAS, _SWITCH_ID, _PORT_NAME = 3, 20, 36, 38
 _HEADER, _INFO, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BxHiII"), struct.Struct("=HH")
 _RECEIVE_BUFFER = 4 * 1024 * 1024
@@ -80,7 +81,7 @@ class LinkEvents:
         self._on_loss.append(on_loss)
 
     async def open(self) -> None:
-        """Events count from here on: look at what exists after this returns."""
+        """From here on nothing is missed; links that exist already come first, as events of their own."""
         # The socket stays in the namespace of the thread that makes it.
         self._socket = await self._node.run(lambda _: _listener())
 
@@ -94,6 +95,7 @@ class LinkEvents:
                     data = await loop.sock_recv(self._socket, 65536)
                 except OSError as error:
                     _log.warning("link events were lost (%s); looking at all links again", error.strerror)
+                    _ask_for_all(self._socket)
                     for lost in self._on_loss:
                         lost()
                     continue
@@ -109,4 +111,12 @@ def _listener() -> socket.socket:
     with contextlib.suppress(OSError):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
     listener.bind((0, _RTMGRP_LINK))
+    _ask_for_all(listener)
     return listener
+
+
+def _ask_for_all(listener: socket.socket) -> None:
+    """The kernel answers with a NEWLINK message for each link, on the same socket as the events."""
+    size = _HEADER.size + _INFO.size
+    header = _HEADER.pack(size, _GETLINK, _REQUEST | _DUMP, 1, 0)
+    listener.send(header + _INFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0))

@@ -73,7 +73,9 @@ class LocalOvsSide:
         link = await self.find(attachment, deadline=deadline)
         reached("representor", link)
         port = switch_port(attachment, link)
-        await asyncio.gather(self._take_up(attachment, link), self._switch.plug(port))
+        # In this order: OVS adds flags to those it read before, and would take a link down that came up meanwhile.
+        await self._take_up(attachment, link)
+        await self._switch.plug(port)
         reached("port", link)
         await self._switch.installed(port, deadline=max(end - loop.time(), 0.1))
         reached("flows", link)

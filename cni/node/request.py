@@ -132,10 +132,11 @@ def parse(variables: Mapping[str, str], config: bytes) -> Call:
         pod_namespace=arguments.get("K8S_POD_NAMESPACE", ""),
         pod_name=arguments.get("K8S_POD_NAME", ""),
         pod_uid=arguments.get("K8S_POD_UID", ""),
-        device_id=_device(conf),
+        # Only ADD looks at it: what ADD refused must not keep DEL from succeeding.
+        device_id=_device(conf) if verb == "ADD" else "",
         network=conf.nad or DEFAULT_NETWORK,
         network_name=conf.name,
-        mac=_mac(conf.runtime.mac or arguments.get("MAC", "")),
+        mac=_mac(conf.runtime.mac or arguments.get("MAC", "")) if verb == "ADD" else "",
         ips=conf.runtime.ips,
         bandwidth=conf.runtime.bandwidth or Bandwidth(),
         device_info_file=conf.runtime.device_info_file,

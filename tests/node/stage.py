@@ -225,12 +225,15 @@ class Stage:
     def socket(self, node: str) -> Path:
         return Path("/run") / self.prefix / f"{node}.sock"
 
-    async def start(self, node: str, *, wait: bool = True, faulty: bool = False, **more: Any) -> None:
-        """Starts a node's cni-node, with fault points if asked for. Returns when it is ready."""
+    async def start(self, node: str, *, wait: bool = True, **more: Any) -> None:
+        """Starts a node's cni-node, with fault points that do nothing until asked. Returns when it is ready."""
         path = self.directory / f"{node}.yaml"
         path.write_text(yaml.safe_dump(self.config(node, **more)))
-        module = "tests.node.faulty_node" if faulty else "cni.node.app"
-        self._spawn(node, ["-m", module, "--config", str(path)], CNI_NODE_FAULT=str(self.directory / f"{node}.fault"))
+        self._spawn(
+            node,
+            ["-m", "tests.node.faulty_node", "--config", str(path)],
+            CNI_NODE_FAULT=str(self.directory / f"{node}.fault"),
+        )
         if wait:
             await self.ready(node)
 
@@ -399,8 +402,13 @@ class Stage:
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
-    async def ping(self, source: Pod, target: str, *, count: int = 1, seconds: int = 4) -> bool:
-        return await shell(f"ip netns exec {source.netns} ping -n -q -c {count} -i 0.2 -W {seconds} {target}")
+    async def ping(self, source: Pod, target: str, *, seconds: float = 4) -> bool:
+        """Whether an echo comes back within `seconds`; the first of a pair of nodes may be lost to tunnel ARP."""
+        end = asyncio.get_running_loop().time() + seconds
+        while not (answered := await shell(f"ip netns exec {source.netns} ping -n -q -c 1 -W 1 {target}")):
+            if asyncio.get_running_loop().time() > end:
+                break
+        return answered
 
     async def links(self, netns: str) -> list[dict[str, Any]]:
         """`ip -j address` of a namespace, loopback left out."""

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-
 import pytest
-import pytest_asyncio
 
 from benchmarks import report
 from tests.node.stage import DEFAULT, DPU, HOST, Pod, Stage, vf_address
@@ -19,18 +15,6 @@ VF = [("write", 1), ("remove_altnames", 1), ("move", 1), ("configure", 1), ("lin
 ON_DPU = [("permitted", 1), ("write", 1), ("plug", 1), ("installed", 1), ("write", 2)]
 WALKS = {"default": (DEFAULT, DEFAULT, VETH), "host": (HOST, HOST, VF), "dpu": (HOST, DPU, ON_DPU)}
 MOMENTS = ("before", "after")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session", autouse=True)
-async def faulty(stage: Stage) -> AsyncIterator[None]:
-    """The stage's daemons with fault points in them, for this module only."""
-    for node in (DEFAULT, HOST, DPU):
-        stage.stop(node)
-    await asyncio.gather(*(stage.start(node, faulty=True) for node in (DEFAULT, HOST, DPU)))
-    yield
-    for node in (DEFAULT, HOST, DPU):
-        stage.stop(node)
-    await asyncio.gather(*(stage.start(node) for node in (DEFAULT, HOST, DPU)))
 
 
 async def _pod(stage: Stage, node: str) -> Pod:
@@ -74,7 +58,7 @@ async def test_a_kill_at_any_step_of_add_is_recovered(stage: Stage, walk: str) -
                 assert (answer.status, answer.code) == (1, 11), (point, moment, answer)
                 assert stage.processes.pop(faulty).wait(5) == -9, f"{point} {moment} did not kill"
                 stage.fault(faulty, "")
-                await stage.start(faulty, faulty=True)
+                await stage.start(faulty)
                 await stage.delete(pod)
                 await stage.clean(pod)
                 clean.append(f"{point} {moment}")
@@ -84,6 +68,6 @@ async def test_a_kill_at_any_step_of_add_is_recovered(stage: Stage, walk: str) -
     finally:
         stage.fault(faulty, "")
         if faulty not in stage.processes:
-            await stage.start(faulty, faulty=True)
+            await stage.start(faulty)
         report.merge("faults.json", {f"ADD {walk}, SIGKILL": {"points": len(points) * 2, "clean": len(clean)}})
         await stage.forget(pod)
