@@ -63,10 +63,14 @@ class Session:
         """`listener(True)` after each preparation, `listener(False)` when the connection is lost."""
         self._listeners.append(listener)
 
-    async def call(self, method: str, params: Mapping[str, Any] | None = None, *, deadline: float = 0.0) -> Any:
-        """One JSON-RPC. Raises SpdkError as answered; Unavailable while the process is away."""
+    def require(self) -> None:
+        """Raise Unavailable while the process is away or not prepared."""
         if not self._ready.is_set():
             raise Unavailable(f"the card's process at {self._address} does not answer ({self._why}): try again")
+
+    async def call(self, method: str, params: Mapping[str, Any] | None = None, *, deadline: float = 0.0) -> Any:
+        """One JSON-RPC. Raises SpdkError as answered; Unavailable while the process is away."""
+        self.require()
         return await self.raw(method, params, deadline=deadline)
 
     async def raw(self, method: str, params: Mapping[str, Any] | None = None, *, deadline: float = 0.0) -> Any:

@@ -130,6 +130,7 @@ class SpdkNvmfCard(ABC):
         )
 
     async def state(self) -> CardState:
+        self._session.require()
         subsystems = await self._read()
         return CardState(subsystems=subsystems, functions=await self.functions())
 
