@@ -53,8 +53,7 @@ async def publish(
         encryption_in_transit=context.encryption_in_transit,
     )
     encryption = secrets.encryption_keys(request.secrets) if context.encryption else None
-    present = await backend.get(volume_id.key)
-    dpu = parts.directory.choose(request.node_id, holding=frozenset(present.hosts))
+    dpu = await _dpu(parts, backend, volume_id.key, request.node_id)
     host_nqn = dpu.announcement.host_nqn
     with metrics.step_timer(_STEPS, step="grant"):
         volume = await backend.grant(volume_id.key, host_nqn, keys=keys, shared=capabilities.shared(capability))
@@ -78,7 +77,7 @@ async def publish(
             attachment = await parts.dpus.attach(dpu, attach)
     except (InvalidArgument, FailedPrecondition, NotFound, ResourceExhausted):
         # Nothing is attached there, so nothing may keep the volume from another node.
-        if host_nqn not in present.hosts:
+        if host_nqn not in volume.hosts:
             await backend.revoke(volume_id.key, host_nqn)
         raise
     except AlreadyExists as error:
@@ -103,12 +102,20 @@ async def unpublish(
     all_dpus = list(parts.directory.dpus())
     dpus = [dpu for dpu in all_dpus if not request.node_id or dpu.host == request.node_id]
     cut_off = {dpu.announcement.host_nqn for dpu in dpus}
-    cut_off |= await _orphans(parts, backend, volume_id.key, all_dpus, everything=not request.node_id)
+    if not request.node_id or not dpus:
+        cut_off |= await _orphans(parts, backend, volume_id.key, all_dpus, everything=not request.node_id)
     with metrics.step_timer(_STEPS, step="fence"):
         await asyncio.gather(*(backend.revoke(volume_id.key, nqn) for nqn in sorted(cut_off)))
     with metrics.step_timer(_STEPS, step="detach"):
         await asyncio.gather(*(_let_go(parts, dpu, str(volume_id)) for dpu in dpus))
     return csi_pb2.ControllerUnpublishVolumeResponse()
+
+
+async def _dpu(parts: Parts, backend: Backend[Any], key: str, host: str) -> Dpu:
+    """Of several DPUs of a host, the one that has the volume already."""
+    if len(parts.directory.of_host(host)) < 2:
+        return parts.directory.choose(host)
+    return parts.directory.choose(host, holding=frozenset((await backend.get(key)).hosts))
 
 
 async def _let_go(parts: Parts, dpu: Dpu, volume_id: str) -> None:

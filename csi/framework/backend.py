@@ -167,7 +167,10 @@ class Backend(Protocol[P]):
     async def volumes(self) -> Sequence[Volume]: ...
 
     async def grant(self, key: str, host_nqn: str, *, keys: HostKeys, shared: bool) -> Volume:
-        """Lets a host in. Unless `shared`, FailedPrecondition while another host is in. New keys replace old ones."""
+        """Lets a host in. Unless `shared`, FailedPrecondition while another host is in. New keys replace old ones.
+
+        The answer's `hosts` are those who were in before.
+        """
 
     async def revoke(self, key: str, host_nqn: str) -> None:
         """Cuts a host off at the target, at once and for certain; succeeds for an unknown volume or host."""
