@@ -124,7 +124,7 @@ class Translators:
         attachment = Attachment(
             ips=assignment.ips,
             mac=assignment.mac,
-            gateways=node_rows.gateways(self._world.subnets_of(pod.node)),
+            gateways=self._world.gateways_of(pod.node),
             mtu=self._mtu,
         )
         self._annotate(key, pod.uid, pod_rows.annotation({pod_rows.DEFAULT: attachment}))

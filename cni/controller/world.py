@@ -23,7 +23,7 @@ from cni.controller.selection import Selections
 from cni.controller.translate import match
 from cni.controller.translate import namespace as namespace_rows
 from cni.controller.translate.names import namespace_owner, node_owner, pod_owner, policy_owner, service_owner
-from cni.controller.translate.node import RESERVED
+from cni.controller.translate.node import RESERVED, gateways
 from cni.controller.translate.pod import DEFAULT
 from cni.controller.translate.service import Node as ServiceNode
 
@@ -51,6 +51,7 @@ class World:
         self.join = Pool(join, token=("join",), reserved=1)
         self._slices: dict[str, Slice] = {}
         self._slices_of: dict[str, dict[str, Slice]] = {}
+        self._gateways: dict[str, tuple[str, ...]] = {}
         self.policed = False
         self._policies_of: dict[str, set[str]] = {}
         self._pods_of_node: dict[str, dict[str, None]] = {}
@@ -94,6 +95,10 @@ class World:
             service_owner(key) for key, each in self.services.items() if isinstance(each, Service) and each.per_node
         ]
 
+    def gateways_of(self, name: str) -> tuple[str, ...]:
+        """The router's addresses on a node's switch."""
+        return self._gateways.get(name, ())
+
     def join_of(self, name: str) -> tuple[IPAddress, ...]:
         """The inner addresses of a node's gateway router."""
         assignment = self.join.assign(name, seed=name, request=AddressRequest())
@@ -101,12 +106,14 @@ class World:
 
     def _renew_pool(self, name: str, node: Node | None) -> None:
         self.pools.pop(name, None)
+        self._gateways.pop(name, None)
         if node is None or not node.subnets:
             return
         try:
             subnets = self._subnets(node)
         except InvalidNode:
             return
+        self._gateways[name] = gateways(subnets)
         pool = self.pools[name] = Pool(subnets, token=("pool", name), reserved=RESERVED)
         # Addresses given before go to those who have them, before anybody new may ask.
         for key in self._pods_of_node.get(name, ()):

@@ -102,6 +102,7 @@ class OvsdbSession:
         self._fatal: SchemaMismatch | None = None
         self._settled = asyncio.Event()
         self.connected = asyncio.Event()
+        self.epoch = 0
         self.last_error = "not started"
 
     # Reading
@@ -175,8 +176,13 @@ class OvsdbSession:
 
     # Writing
 
-    async def transact(self, *operations: Operation, deadline: float = 10.0) -> list[OperationResult]:
+    async def transact(
+        self, *operations: Operation, deadline: float = 10.0, epoch: int | None = None
+    ) -> list[OperationResult]:
         """Runs the operations as one atomic transaction.
+
+        `epoch`: only on the connection of that epoch (else Unavailable): for operations that were worked out from the
+        replica as it was then.
 
         Raises a TransactionFailed (nothing took effect), Unavailable (not sent), or ConnectionLost / RequestTimedOut
         (sent, outcome unknown: read before repeating, or make the transaction safe to repeat).
@@ -185,6 +191,8 @@ class OvsdbSession:
         try:
             async with asyncio.timeout(deadline):
                 connection = await self._current()
+                if epoch is not None and epoch != self.epoch:
+                    raise Unavailable(f"the connection to {self._database} is another one by now")
                 sent = True
                 raw = await connection.call("transact", [self._database, *operations])
         except TimeoutError:
@@ -274,6 +282,7 @@ class OvsdbSession:
                 await self._synchronise(connection, remote)
             served = True
             self._connection = connection
+            self.epoch += 1
             self.connected.set()
             self._settled.set()
             for callback in tuple(self._on_connect):

@@ -111,10 +111,13 @@ class Committer:
                 await self._commit(work)
 
     async def _commit(self, work: dict[Owner, Pending]) -> None:
+        # A plan holds for the replica it was made from, so never for another connection.
+        await self._session.connected.wait()
+        epoch = self._session.epoch
         made = plan.make(self.desired, self.actual, work)
         if made.operations:
             try:
-                await self._session.transact(*self._guard(), *made.operations, deadline=30.0)
+                await self._session.transact(*self._guard(), *made.operations, deadline=30.0, epoch=epoch)
             except WaitFailed:
                 self._keep(work)
                 raise
@@ -124,7 +127,8 @@ class Committer:
             except OvsdbError as error:
                 _log.warning("northbound write of %d owners is tried again: %s", len(work), error)
                 self._keep(work)
-                await asyncio.sleep(RETRY_SECONDS * random.uniform(0.05, 0.2))
+                if self._session.connected.is_set():
+                    await asyncio.sleep(RETRY_SECONDS * random.uniform(0.05, 0.2))
                 return
             except BaseException:
                 self._keep(work)

@@ -1,0 +1,221 @@
+"""The same objects in any order, with faults between any two commits, end in the same northbound database."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cni.controller.model.annotations import GATEWAY, ISOLATION, POD_NETWORKS
+from cni.controller.rows.tables import TABLES, identify
+from tests.controller.stage import Northbound, Stage, node, pod
+
+Json = dict[str, Any]
+Step = tuple[str, str, Json | None]
+"""(kind, key, the object, or None for its end)."""
+
+
+def _service(name: str, ip: str, **spec: Any) -> Json:
+    ports = [{"name": "http", "protocol": "TCP", "port": 80, "nodePort": spec.pop("node_port", 0)}]
+    return {
+        "metadata": {"name": name, "namespace": "x"},
+        "spec": {"clusterIP": ip, "clusterIPs": [ip], "ports": ports, **spec},
+    }
+
+
+def _slice(name: str, service: str, *addresses: str) -> Json:
+    return {
+        "metadata": {"name": name, "namespace": "x", "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [each], "nodeName": "n1"} for each in addresses],
+        "ports": [{"name": "http", "protocol": "TCP", "port": 8080}],
+    }
+
+
+def _policy(name: str, **spec: Any) -> Json:
+    return {"metadata": {"name": name, "namespace": "x"}, "spec": {"podSelector": {}, **spec}}
+
+
+def _namespace(name: str, annotations: Json | None = None, **labels: str) -> Json:
+    return {"metadata": {"name": name, "labels": labels, "annotations": annotations or {}}}
+
+
+def _with_gateway(made: Json, ip: str) -> Json:
+    made["metadata"]["annotations"] = {GATEWAY: json.dumps({"ips": [f"{ip}/24"], "nextHops": ["192.0.2.254"]})}
+    return made
+
+
+def life(kind: str, key: str, *objects: Json | None) -> list[Step]:
+    return [(kind, key, each) for each in objects]
+
+
+def lives() -> list[list[Step]]:
+    """Each object's life; the lives may be interleaved in any way."""
+    serve = {"web": ("TCP", 8080)}
+    peers = {"from": [{"namespaceSelector": {"matchLabels": {"team": "a"}}}], "ports": [{"port": "web"}]}
+    by_role = {"to": [{"podSelector": {"matchLabels": {"role": "db"}}}]}
+    pods = {
+        "a": [pod("a", namespace="x", on="n1", uid="a1", labels={"role": "web"}, ports=serve)],
+        "b": [
+            pod("b", namespace="x", on="n2", uid="b1", labels={"role": "web"}),
+            pod("b", namespace="x", on="n2", uid="b1", labels={"role": "db"}, ports=serve),
+        ],
+        # deleted and made anew, elsewhere
+        "c": [pod("c", namespace="x", on="n1", uid="c1"), None, pod("c", namespace="x", on="n2", uid="c2")],
+        "d": [
+            pod("d", namespace="x", on="n1", uid="d1"),
+            pod("d", namespace="x", on="n1", uid="d1", phase="Succeeded"),
+        ],
+        "e": [pod("e", namespace="x", on="n2", uid="e1"), None],
+    }
+    found: list[list[Step]] = [life("pod", f"x/{name}", *each) for name, each in pods.items()]
+    found.append([("pod", "y/f", pod("f", namespace="y", on="n2", uid="f1", labels={"role": "db"}, ports=serve))])
+    found += [
+        [
+            ("node", "n1", node("n1", "10.1.0.0/16")),
+            ("node", "n1", _with_gateway(node("n1", "10.1.0.0/16"), "192.0.2.9")),
+        ],
+        [("node", "n2", node("n2", "10.2.0.0/16", ip="192.0.2.2"))],
+        [("node", "n3", node("n3", "10.3.0.0/16")), ("node", "n3", None)],
+        [("namespace", "x", _namespace("x")), ("namespace", "x", _namespace("x", {ISOLATION: "true"}))],
+        [("namespace", "y", _namespace("y", team="b")), ("namespace", "y", _namespace("y", team="a"))],
+        [
+            ("networkpolicy", "x/in", _policy("in", ingress=[peers])),
+            ("networkpolicy", "x/in", _policy("in", ingress=[peers, {}])),
+        ],
+        [("networkpolicy", "x/out", _policy("out", policyTypes=["Egress"], egress=[by_role]))],
+        [("networkpolicy", "x/gone", _policy("gone")), ("networkpolicy", "x/gone", None)],
+        [
+            ("service", "x/s", _service("s", "10.96.0.1")),
+            ("service", "x/s", _service("s", "10.96.0.1", type="NodePort", node_port=30080)),
+        ],
+        [("service", "x/t", _service("t", "10.96.0.2", internalTrafficPolicy="Local"))],
+        [
+            ("endpointslice", "x/s1", _slice("s1", "s", "10.1.0.5")),
+            ("endpointslice", "x/s1", _slice("s1", "s", "10.1.0.6")),
+        ],
+        [("endpointslice", "x/t1", _slice("t1", "t", "10.1.0.7"))],
+    ]
+    return found
+
+
+def shuffled(source: random.Random) -> Iterator[Step]:
+    remaining = lives()
+    while remaining:
+        chosen = source.choice(remaining)
+        yield chosen.pop(0)
+        if not chosen:
+            remaining.remove(chosen)
+
+
+def contents(stage: Stage) -> dict[str, Any]:
+    """Our rows with references as ids: what must be equal."""
+    ids = {row.uuid: identify(table, row) for table in TABLES for row in stage.rows(table)}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, frozenset):
+            return sorted(str(plain(each)) for each in value)
+        return ids.get(value, value) if isinstance(value, str) else value
+
+    return {
+        str(identify(table, row)): {column: plain(value) for column, value in row.columns.items()}
+        for table in TABLES
+        for row in stage.rows(table)
+    }
+
+
+class Play:
+    """An API server's memory before a controller that may be killed."""
+
+    def __init__(self, northbound: Northbound, source: random.Random) -> None:
+        self.northbound, self.source = northbound, source
+        self.objects: dict[tuple[str, str], Json] = {}
+
+    def _keep_annotations(self, stage: Stage) -> None:
+        """What the controller has patched; some patches get lost when it is killed."""
+        for key, networks in stage.annotations.items():
+            obj = self.objects.get(("pod", key))
+            if obj is not None and self.source.random() < 0.5:
+                obj["metadata"]["annotations"] = {POD_NETWORKS: json.dumps(networks)}
+
+    async def run(self) -> dict[str, Any]:
+        steps = list(shuffled(self.source))
+        end: dict[str, Any] = {}
+        while True:
+            async with Stage(self.northbound.remote, ranges=["10.0.0.0/8"]) as stage:
+                for (kind, _), obj in sorted(self.objects.items(), key=lambda item: item[0][0]):
+                    stage.put(kind, obj)
+                killed = await self._live(stage, steps)
+                if not killed:
+                    await stage.settle()
+                    assert not stage.problems, stage.problems
+                    assert not stage.refused, stage.refused
+                    end = contents(stage)
+                    break
+                self._keep_annotations(stage)
+        return end
+
+    async def _live(self, stage: Stage, steps: list[Step]) -> bool:
+        """Feeds steps until there are none, or until it is killed (True)."""
+        while steps:
+            kind, key, obj = steps.pop(0)
+            obj = copy.deepcopy(obj)
+            if obj is None:
+                self.objects.pop((kind, key), None)
+                stage.remove(kind, key)
+            else:
+                self.objects[kind, key] = obj
+                stage.put(kind, obj)
+            fault = self.source.random()
+            if fault < 0.06:
+                return True
+            if fault < 0.12 and stage.session.connected.is_set():
+                self.northbound.kill()
+                self.northbound.start()
+            elif fault < 0.3:
+                await stage.settle()
+            elif fault < 0.5:
+                await asyncio.sleep(0)
+        return False
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, Any]:
+    """The database after the lives in their written order, without faults."""
+
+    async def play() -> dict[str, Any]:
+        northbound = Northbound()
+        try:
+            async with Stage(northbound.remote, ranges=["10.0.0.0/8"]) as stage:
+                for each in lives():
+                    for kind, key, obj in each:
+                        if obj is None:
+                            stage.remove(kind, key)
+                        else:
+                            stage.put(kind, obj)
+                await stage.settle()
+                return contents(stage)
+        finally:
+            northbound.remove()
+
+    return asyncio.run(play())
+
+
+@given(seed=st.integers(0, 1 << 30))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+def test_any_order_and_any_fault_end_alike(reference: dict[str, Any], seed: int) -> None:
+    async def play() -> dict[str, Any]:
+        northbound = Northbound()
+        try:
+            return await Play(northbound, random.Random(seed)).run()
+        finally:
+            northbound.remove()
+
+    assert asyncio.run(play()) == reference
