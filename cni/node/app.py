@@ -174,6 +174,7 @@ class _Assembly:
         port = listen_tls(server, config.link.listen, self._tls)
         await server.start()
         daemon.on_stop(lambda: server.stop(0.5))
+        daemon.health.set("host", False, "the host is not known yet")
         if switch is not None:
             switch.on_state(host.note_health)
         daemon.spawn(self._follow_host(host, client, port), name="host")

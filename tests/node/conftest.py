@@ -21,6 +21,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
     try:
         await stage.up()
         await asyncio.gather(*(stage.start(node) for node in MODES))
+        await stage.settled()
         yield stage
     finally:
         await stage.down()

@@ -258,6 +258,14 @@ class Stage:
                     pass
                 await asyncio.sleep(0.05)
 
+    async def settled(self, *, seconds: float = 10.0) -> None:
+        """Every daemon runs, and says that pods can be attached."""
+        await asyncio.gather(*(self.start(node) for node in MODES if node not in self.processes))
+        async with asyncio.timeout(seconds):
+            for node in MODES:
+                while (await self.call("STATUS", None, self.conf(), node=node)).status:
+                    await asyncio.sleep(0.05)
+
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text()
 
