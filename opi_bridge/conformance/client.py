@@ -54,7 +54,7 @@ class OpiClient:
                 for method in service.methods:
                     request = getattr(module, method.input_type.name)
                     answer = getattr(module, method.output_type.name, empty_pb2.Empty)
-                    call = channel.unary_unary(
+                    call: Any = channel.unary_unary(
                         f"/{service.full_name}/{method.name}",
                         request_serializer=lambda message: message.SerializeToString(),
                         response_deserializer=answer.FromString,

@@ -5,12 +5,19 @@ from collections.abc import AsyncIterator
 import grpc.aio
 import pytest
 
+from opi_bridge.conformance import options
 from opi_bridge.conformance.client import OpiClient
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--target", default="", help="HOST:PORT or unix:/path of the bridge to be tested")
-    parser.addoption("--function", default="0.1", help="a free PCI function of its card, PF.VF")
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    if not any(getattr(plugin, "__name__", "") == options.__name__ for plugin in pluginmanager.get_plugins()):
+        options.pytest_addoption(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The tests are coroutines; run from elsewhere, no settings of this project say so."""
+    if config.getoption("asyncio_mode", default=None) is None:
+        config.option.asyncio_mode = "auto"
 
 
 @pytest.fixture
@@ -18,8 +25,9 @@ async def api(request: pytest.FixtureRequest) -> AsyncIterator[OpiClient]:
     target = request.config.getoption("--target")
     if not target:
         pytest.fail("say which bridge: --target HOST:PORT or --target unix:/path")
-    options = [("grpc.default_authority", "localhost")]
-    async with grpc.aio.insecure_channel(target, options=options) as channel:
+    # Some servers close a connection whose authority is a socket's path.
+    settings = [("grpc.default_authority", "localhost")]
+    async with grpc.aio.insecure_channel(target, options=settings) as channel:
         yield OpiClient(channel)
 
 
