@@ -1,0 +1,54 @@
+"""Emulated cards as arguments for QEMU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Device:
+    """What QEMU is told, and the PCI address at which the guest finds the function ("" for no function)."""
+
+    arguments: tuple[str, ...]
+    address: str = ""
+
+
+def iommu() -> Device:
+    """VT-d, so that functions come in IOMMU groups and vfio-pci takes them."""
+    return Device(("-device", "intel-iommu,intremap=off"))
+
+
+def root_ports(*, count: int, first: int = 1) -> Device:
+    """PCI Express slots `slot1`, `slot2`, .. into which functions can be plugged, the guest's buses 1, 2, .."""
+    arguments: list[str] = []
+    for number in range(first, first + count):
+        arguments += ["-device", f"pcie-root-port,id=slot{number},chassis={number},slot={number},addr={number + 2:#x}"]
+    return Device(tuple(arguments))
+
+
+def igb(slot: int) -> Device:
+    """An Intel 82576 with up to eight virtual functions."""
+    network = f"wire{slot}"
+    return Device(
+        ("-netdev", f"hubport,id={network},hubid={slot}", "-device", f"igb,bus=slot{slot},netdev={network}"),
+        f"0000:{slot:02x}:00.0",
+    )
+
+
+def nvme(slot: int, *, serial: str, size: int, uuid: str = "") -> Device:
+    """An NVMe controller with one namespace of zeros."""
+    disk = f"disk{slot}"
+    options = f",uuid={uuid}" if uuid else ""
+    return Device(
+        (
+            *("-drive", f"if=none,id={disk},file.driver=null-co,file.size={size},file.read-zeroes=on,format=raw"),
+            *("-device", f"nvme,id=nvme{slot},serial={serial},bus=slot{slot}"),
+            *("-device", f"nvme-ns,drive={disk},bus=nvme{slot}{options}"),
+        ),
+        f"0000:{slot:02x}:00.0",
+    )
+
+
+def arguments(devices: Sequence[Device]) -> list[str]:
+    return [word for device in devices for word in device.arguments]
