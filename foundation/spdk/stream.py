@@ -76,7 +76,7 @@ class StreamConnection(asyncio.Protocol):
     async def many(
         self, calls: Sequence[tuple[str, Mapping[str, Any] | None]], end: float, deadline: float
     ) -> list[msgspec.Raw | SpdkClientError]:
-        """As ``send`` and ``wait`` for each call, with one clock for all; a call that failed has its exception there."""
+        """As ``send`` and ``wait`` for each call, one clock for all; a failed call has its exception there."""
         waiting: list[tuple[int, asyncio.Future[msgspec.Raw]] | SpdkClientError] = []
         for method, params in calls:
             try:

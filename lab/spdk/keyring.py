@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import hmac
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +36,21 @@ class Key:
             text = Path(self.path).read_text().strip()
         except OSError:
             return ""
-        parts = text.split(":")
-        if len(parts) < 3 or not parts[0].startswith(("DHHC-1", "NVMeTLSkey-1")):
+        if not _well_formed(text):
             return ""
         return hmac.new(text.encode(), challenge.encode(), hashlib.sha256).hexdigest()
+
+
+def _well_formed(text: str) -> bool:
+    """NVMe's interchange format: ``DHHC-1:<hash>:<secret and its CRC-32, base64>:`` or ``NVMeTLSkey-1:...``."""
+    parts = text.split(":")
+    if len(parts) < 3 or parts[0] not in ("DHHC-1", "NVMeTLSkey-1"):
+        return False
+    try:
+        data = base64.b64decode(parts[2], validate=True)
+    except ValueError:
+        return False
+    return len(data) in (36, 52, 68) and zlib.crc32(data[:-4]).to_bytes(4, "little") == data[-4:]
 
 
 class Keyring:

@@ -16,7 +16,7 @@ class SpdkProcess:
     """One process with its socket in ``directory``; what it says goes to ``<name>.log`` there.
 
     ``binary``: the path of a real spdk_tgt; empty means the stand-in. ``arguments`` are for the stand-in only
-    (``--attach-ms 5``). ``mode`` as there; a real target always runs in poll mode here.
+    (``--attach-ms 5``). ``mode`` "target" is interrupt mode for both: no initiator, and little CPU.
     """
 
     def __init__(
@@ -110,8 +110,9 @@ class SpdkProcess:
         common = ["-r", str(self.socket), "-S", str(self.vhost_directory), "-m", self._core_mask, *extra]
         if self.binary:
             # No hugepages, no devices, no claim on cores: it runs beside everything else on an ordinary machine.
-            real = ["--disable-cpumask-locks", "--no-huge", "-s", "640", "--iova-mode", "va", "--no-pci"]
-            return [self.binary, *common, *real]
+            real = ["--disable-cpumask-locks", "--no-huge", "-s", "1024", "--iova-mode", "va", "--no-pci"]
+            mode = ["--interrupt-mode"] if self._mode == "target" else []
+            return [self.binary, *common, *real, *mode]
         return [sys.executable, "-m", "lab.spdk", *common, "--mode", self._mode, *self._arguments]
 
 

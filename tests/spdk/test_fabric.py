@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import zlib
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,17 @@ from foundation.spdk.methods import bdev, keyring, lvol, nvme, nvmf
 from tests.spdk.conftest import Spdk, Start, eventually, free_port
 
 MIB = 1024 * 1024
+
+
+def dhchap_key(secret: bytes) -> str:
+    """NVMe's interchange format: no hash, the secret with its CRC-32 behind it."""
+    return f"DHHC-1:00:{base64.b64encode(secret + zlib.crc32(secret).to_bytes(4, 'little')).decode()}:"
+
+
 NQN = "nqn.2026-05.io.test:volume"
 HOST = "nqn.2014-08.org.nvmexpress:uuid:aaaaaaaa-0000-4000-8000-000000000001"
-KEY = "DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:"
-OTHER_KEY = "DHHC-1:00:yTfQ3QbNbVtYIN5cTVe2bnDxIXAFXv/jNbwjT3VJ5NTIZF2e:"
+KEY = dhchap_key(bytes(range(32)))
+OTHER_KEY = dhchap_key(bytes(range(100, 132)))
 
 
 class Pair:
