@@ -25,6 +25,8 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Calls that only ask come every few seconds from probes and side-cars; they are logged when they fail.
 _ASKING = re.compile(r"(?:Node|Controller)?(?:Get|List|Probe|Stats)")
 
+_CANCELLED_WITHIN_SECONDS = 0.2
+
 _SECONDS = metrics.histogram("grpc_server_seconds", "Time in which calls were answered.", ("service", "method", "code"))
 _RUNNING = metrics.gauge("grpc_server_running", "Calls being answered.", ("service", "method"))
 
@@ -101,6 +103,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             late = (_remaining(context) or 1.0) <= 0
             code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
             raise
+        except grpc.aio.InternalError as failed:
+            # So gRPC reports a caller that went away during a write, a moment before it cancels this task.
+            try:
+                await asyncio.sleep(_CANCELLED_WITHIN_SECONDS)
+            except asyncio.CancelledError:
+                code = grpc.StatusCode.CANCELLED
+                raise
+            error = failed
+            code, details = self._status(failed, short, str(fields["request"]))
         except Exception as failed:
             error = failed
             code, details = self._status(failed, short, str(fields["request"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import selectors
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -134,8 +135,9 @@ class Service:
 
         async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
             assert self.stream is not None
-            async for answer in self.stream(request, context):
-                yield answer
+            async with contextlib.aclosing(self.stream(request, context)) as answers:
+                async for answer in answers:
+                    yield answer
 
         async def gather(requests: AsyncIterator[bytes], context: Any) -> bytes:
             return b"".join([request async for request in requests])

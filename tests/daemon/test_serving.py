@@ -391,6 +391,51 @@ async def test_generator_cleans_up_when_its_reader_goes_away(service: Service, c
     await asyncio.wait_for(cleaned.wait(), 5)
 
 
+async def test_generator_held_up_in_a_write_cleans_up_as_part_of_its_call(
+    service: Service, channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    count = counted("server", "Stream", "CANCELLED")
+    tasks: list[asyncio.Task[Any] | None] = []
+    yielded = 0
+    cleaned = asyncio.Event()
+
+    async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        nonlocal yielded
+        tasks.append(asyncio.current_task())
+        try:
+            while True:
+                yielded += 1
+                yield b"x" * 1_000_000
+        finally:
+            tasks.append(asyncio.current_task())
+            cleaned.set()
+
+    service.stream = stream
+    call: Any = channel.unary_stream("/test.Service/Stream")(b"")
+    await call.read()
+    # The reader reads no more, so that the flow control holds the writer.
+    before = -1
+    while before != yielded:
+        before = yielded
+        await asyncio.sleep(0.1)
+    call.cancel()
+    await asyncio.wait_for(cleaned.wait(), 5)
+    assert tasks[0] is tasks[1]
+    await eventually(lambda: counted("server", "Stream", "CANCELLED") == count + 1)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_internal_error_of_grpc_without_a_caller_gone_is_an_error(
+    service: Service, channel: grpc.aio.Channel
+) -> None:
+    async def ask(request: bytes, context: Any) -> bytes:
+        raise grpc.aio.InternalError("of another call")
+
+    service.ask = ask
+    error = await failure(channel.unary_unary(ASK)(b""))
+    assert error.code() is grpc.StatusCode.INTERNAL
+
+
 async def test_streams_of_requests(channel: grpc.aio.Channel) -> None:
     async def requests() -> AsyncIterator[bytes]:
         for word in (b"a", b"b"):
