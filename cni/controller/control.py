@@ -20,13 +20,17 @@ from foundation.ovsdb import OvsdbSession, OvsdbTls, TransactionFailed
 _log = logging.getLogger(__name__)
 
 
+LOCK = "dpu_offload_cni_controller"
+"""Held by the replica that leads: a former leader that wakes up late is refused by the database itself."""
+
+
 def session(config: ControllerConfig) -> OvsdbSession:
     """A session with the northbound database, of the leader in a cluster."""
     northbound = config.northbound
     tls = None
     if northbound.ca or northbound.certificate or northbound.key:
         tls = OvsdbTls(ca=northbound.ca, certificate=northbound.certificate, key=northbound.key)
-    return OvsdbSession(northbound.remotes, "OVN_Northbound", tls=tls, leader_only=True)
+    return OvsdbSession(northbound.remotes, "OVN_Northbound", tls=tls, leader_only=True, lock=LOCK)
 
 
 class Control:

@@ -3,6 +3,7 @@
 from foundation.ovsdb.errors import (
     ConnectionLost,
     ConstraintViolation,
+    LockLost,
     NotLeader,
     OvsdbError,
     RequestTimedOut,
@@ -22,6 +23,7 @@ __all__ = [
     "ConnectionLost",
     "ConstraintViolation",
     "Index",
+    "LockLost",
     "NamedUuid",
     "NotLeader",
     "OperationResult",

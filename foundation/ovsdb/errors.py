@@ -42,6 +42,10 @@ class RequestRefused(OvsdbError):
     """The server answered a request with an error object (RFC 7047 section 4, "error")."""
 
 
+class LockLost(OvsdbError):
+    """Another client has taken the session's lock: it must not write any more."""
+
+
 class TransactionFailed(OvsdbError):
     """One operation of a transaction failed, so none of it took effect (RFC 7047 section 4.1.3).
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
+from foundation.ovsdb import cluster, schema
 from foundation.ovsdb import remotes as remote_names
-from foundation.ovsdb import schema
+from foundation.ovsdb.cluster import ServedDatabases
 from foundation.ovsdb.connection import Connection, connect
 from foundation.ovsdb.errors import (
     ConnectionLost,
@@ -24,6 +25,7 @@ from foundation.ovsdb.errors import (
     WaitTimedOut,
     transaction_error,
 )
+from foundation.ovsdb.locking import Lock
 from foundation.ovsdb.operations import Operation
 from foundation.ovsdb.remotes import OvsdbTls, Remote
 from foundation.ovsdb.replica import Change, ChangeCallback, Index, Key, Replica, Row
@@ -51,15 +53,6 @@ class _WireResult(msgspec.Struct, gc=False):
     details: str = ""
 
 
-class _ServerDatabase(msgspec.Struct):
-    """Columns of table Database of database _Server (ovsdb-server(5))."""
-
-    name: str = ""
-    model: str = "standalone"
-    connected: bool = True
-    leader: bool = True
-
-
 _RESULTS = msgspec.json.Decoder(list[_WireResult | None])
 _ANY = msgspec.json.Decoder()
 
@@ -71,6 +64,7 @@ class OvsdbSession:
     and `rows` are current when `transact` returns, because the server sends a change before the answer that made it.
 
     `remotes`: comma-separated (`foundation.ovsdb.remotes`). `leader_only`: in a cluster stay with the leader.
+    `lock`: a lock of the server that must be held to write; it is taken from an earlier holder (`locking.Lock`).
     `probe_interval`: seconds of silence before an echo is sent, and again before the peer counts as dead.
     """
 
@@ -81,6 +75,7 @@ class OvsdbSession:
         *,
         tls: OvsdbTls | None = None,
         leader_only: bool = False,
+        lock: str = "",
         probe_interval: float = 5.0,
         connect_deadline: float = 5.0,
         backoff_maximum: float = 1.0,
@@ -97,7 +92,8 @@ class OvsdbSession:
         self._task: asyncio.Task[None] | None = None
         self._last_transaction = _NO_TRANSACTION
         self._held: list[tuple[str, msgspec.Raw]] | None = None
-        self._databases: dict[str, _ServerDatabase] = {}
+        self._servers = ServedDatabases()
+        self._lock = Lock(lock) if lock else None
         self._on_connect: list[Callable[[], None]] = []
         self._fatal: SchemaMismatch | None = None
         self._settled = asyncio.Event()
@@ -185,12 +181,15 @@ class OvsdbSession:
         replica as it was then.
 
         Raises a TransactionFailed (nothing took effect), Unavailable (not sent), or ConnectionLost / RequestTimedOut
-        (sent, outcome unknown: read before repeating, or make the transaction safe to repeat).
+        (sent, outcome unknown: read before repeating, or make the transaction safe to repeat), LockLost.
         """
         sent = False
         try:
             async with asyncio.timeout(deadline):
                 connection = await self._current()
+                if self._lock is not None:
+                    await self._lock.wait()
+                    operations = (self._lock.assertion(), *operations)
                 if epoch is not None and epoch != self.epoch:
                     raise Unavailable(f"the connection to {self._database} is another one by now")
                 sent = True
@@ -203,21 +202,26 @@ class OvsdbSession:
         for index, result in enumerate(_RESULTS.decode(raw)):
             if result is not None and result.error is not None:
                 operation = operations[index] if index < len(operations) else None
-                error = transaction_error(result.error, result.details, index=index, operation=operation)
+                shift = 1 if self._lock is not None else 0
+                error = transaction_error(result.error, result.details, index=index - shift, operation=operation)
                 if isinstance(error, NotLeader) and self._leader_only:
                     connection.close("it is no longer the leader")
                 raise error
-            if result is not None:
+            if result is not None and not (index == 0 and self._lock is not None):
                 uuid = Uuid(result.uuid[1]) if result.uuid else None
                 results.append(OperationResult(uuid=uuid, count=result.count, rows=result.rows))
         return results
 
     async def _current(self) -> Connection:
-        while self._connection is None:
+        while True:
+            if self._connection is not None and not self._connection.closed.done():
+                return self._connection
             if self._task is None or self._task.done():
                 raise Unavailable(f"the session with {self._database} is not running")
-            await self.connected.wait()
-        return self._connection
+            if self._connection is not None:
+                await asyncio.sleep(0)  # closed this moment: `_watch` is about to find out
+            else:
+                await self.connected.wait()
 
     # Life
 
@@ -300,7 +304,9 @@ class OvsdbSession:
         finally:
             self._connection = None
             self.connected.clear()
-            self._databases.clear()
+            self._servers.clear()
+            if self._lock is not None:
+                self._lock.lost_connection()
             connection.close("the session moves on")
         return served
 
@@ -313,10 +319,12 @@ class OvsdbSession:
         self._held = []
         await connection.call("set_db_change_aware", [True])
         if self._leader_only:
-            request = {"Database": [{"columns": ["name", "model", "connected", "leader"]}]}
-            raw = await connection.call("monitor_cond", ["_Server", _SERVER, request])
-            self._note_servers(_ANY.decode(raw))
-            self._require_leader(remote)
+            raw = await connection.call("monitor_cond", ["_Server", _SERVER, cluster.MONITOR])
+            self._servers.apply(_ANY.decode(raw))
+            if not self._servers.serves(self._database):
+                raise Unavailable(f"it does not serve database {self._database} (yet)")
+            if not self._servers.leads(self._database):
+                raise Unavailable(f"it does not lead {self._database}")
         document = _ANY.decode(await connection.call("get_schema", [self._database]))
         self._replica.bind(schema.parse(document))
         tables = self._replica.columns()
@@ -330,6 +338,8 @@ class OvsdbSession:
                 self._replica.apply(updates)
             else:
                 self._replica.replace(updates)
+        if self._lock is not None:
+            await self._lock.acquire(connection)
         held, self._held = self._held, None
         for method, params in held:
             self._notified(method, params)
@@ -341,56 +351,34 @@ class OvsdbSession:
         if self._held is not None:
             self._held.append((method, params))
             return
-        if method == "update3":
+        if method in ("locked", "stolen"):
+            if self._lock is not None:
+                self._lock.notified(method, *_ANY.decode(params))
+        elif method == "update3":
             _, self._last_transaction, updates = _ANY.decode(params)
             self._replica.apply(updates)
         elif method == "update2":
             name, updates = _ANY.decode(params)
             if name == _SERVER:
-                self._note_servers(updates)
-                if self._connection is not None and not self._leads():
+                self._servers.apply(updates)
+                if self._connection is not None and not self._servers.leads(self._database):
                     self._connection.close(f"it no longer leads {self._database}")
-
-    def _note_servers(self, updates: Mapping[str, Any]) -> None:
-        for uuid, update in updates.get("Database", {}).items():
-            ((kind, wire),) = update.items()
-            if kind == "delete":
-                self._databases.pop(uuid, None)
-            else:
-                known = self._databases.get(uuid, _ServerDatabase())
-                values = {**msgspec.structs.asdict(known), **wire}
-                if kind != "modify":
-                    # Columns at their default are left out, and a boolean's default is false.
-                    values = {"name": "", "model": "standalone", "connected": False, "leader": False, **wire}
-                self._databases[uuid] = msgspec.convert(values, _ServerDatabase)
-
-    def _leads(self) -> bool:
-        for database in self._databases.values():
-            if database.name == self._database:
-                return database.model != "clustered" or (database.connected and database.leader)
-        return False
-
-    def _require_leader(self, remote: Remote) -> None:
-        if not any(database.name == self._database for database in self._databases.values()):
-            raise Unavailable(f"it does not serve database {self._database} (yet)")
-        if not self._leads():
-            raise Unavailable(f"it does not lead {self._database}")
 
     async def _watch(self, connection: Connection) -> None:
         """Returns (by an exception) when the peer is gone or silent for too long."""
         loop = asyncio.get_running_loop()
-        probing = False
+        probed_at = 0.0
         while not connection.closed.done():
-            quiet = loop.time() - connection.last_heard
-            if quiet >= self._probe_interval:
-                if probing:
-                    connection.close(f"silent for {quiet:.1f} s")
-                    break
-                probing = True
+            now = loop.time()
+            quiet = now - connection.last_heard
+            if quiet < self._probe_interval:
+                remaining = self._probe_interval - quiet
+            elif probed_at > connection.last_heard:
+                connection.close(f"silent for {quiet:.1f} s, and no answer to a probe")
+                break
+            else:
+                probed_at = now
                 connection.send("echo", [])
                 remaining = self._probe_interval
-            else:
-                probing = False
-                remaining = self._probe_interval - quiet
             await asyncio.wait((connection.closed,), timeout=remaining)
         raise ConnectionLost(connection.closed.result())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from foundation.ovsdb import (
     Change,
     ConnectionLost,
     ConstraintViolation,
+    LockLost,
     OvsdbSession,
     RequestTimedOut,
     SchemaMismatch,
@@ -196,3 +198,31 @@ async def test_a_silent_server_is_left_and_its_transactions_fail_as_unknown(serv
     await asyncio.wait_for(session.connected.wait(), 5)
     await add_switch(session, "s")
     await session.stop()
+
+
+async def test_the_later_holder_of_a_lock_writes_and_the_earlier_one_cannot(server: Server) -> None:
+    async with OvsdbSession(server.remote, "OVN_Northbound", lock="l") as earlier:
+        earlier_results = await earlier.transact(op.insert("Logical_Switch", {"name": "one"}))
+        assert earlier_results[0].uuid is not None
+        with pytest.raises(ConstraintViolation) as caught:
+            await earlier.transact(op.insert("ACL", {"priority": 99999}))
+        assert caught.value.index == 0
+        async with OvsdbSession(server.remote, "OVN_Northbound", lock="l") as later:
+            await later.transact(op.insert("Logical_Switch", {"name": "two"}))
+            with pytest.raises(LockLost):
+                await earlier.transact(op.insert("Logical_Switch", {"name": "three"}))
+            server.stop()
+            with contextlib.suppress(ConnectionLost, Unavailable):
+                await later.transact(op.comment("x"), deadline=0.2)
+            server.start()
+            await later.transact(op.insert("Logical_Switch", {"name": "four"}))
+        # Even when the lock is free again, and over a new connection: it has been overtaken.
+        with pytest.raises(LockLost):
+            await earlier.transact(op.insert("Logical_Switch", {"name": "five"}))
+
+
+async def test_a_quiet_session_is_probed_and_stays(server: Server) -> None:
+    async with OvsdbSession(server.remote, "OVN_Northbound", probe_interval=0.05) as session:
+        await asyncio.sleep(0.4)  # eight intervals in which only probes pass
+        assert session.epoch == 1
+        await add_switch(session, "s")

@@ -13,8 +13,7 @@ from cni.controller.rows import Owner, RowId
 from cni.controller.writer import plan
 from cni.controller.writer.actual import Actual
 from cni.controller.writer.desired import Desired, Pending
-from foundation.ovsdb import Change, OvsdbError, OvsdbSession, TransactionFailed, WaitFailed
-from foundation.ovsdb.operations import Operation
+from foundation.ovsdb import Change, LockLost, OvsdbError, OvsdbSession, TransactionFailed
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +39,6 @@ class Committer:
     A transaction whose fate is unknown (connection lost) needs no special care: its owners stay pending, and what
     it did is in the replica when the session is back. `on_committed(owners)` and `on_refused(owner, error)` tell the
     outcome.
-    `guard`: operations put before each transaction, such as an assertion that we still lead.
     """
 
     def __init__(
@@ -49,7 +47,6 @@ class Committer:
         *,
         on_committed: Callable[[list[Owner]], None] = lambda owners: None,
         on_refused: Callable[[Owner, TransactionFailed], None] = lambda owner, error: None,
-        guard: Callable[[], list[Operation]] = list,
     ) -> None:
         self.desired = Desired()
         self.actual = Actual(session)
@@ -57,7 +54,6 @@ class Committer:
         self._session = session
         self._on_committed = on_committed
         self._on_refused = on_refused
-        self._guard = guard
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._blocked: dict[RowId, set[Owner]] = {}
@@ -96,7 +92,7 @@ class Committer:
                 self.wake()
 
     async def run(self) -> None:
-        """Commits for ever; ends by cancellation, or by an error that is a mistake of ours."""
+        """Commits for ever; ends by cancellation. Raises LockLost when another replica writes by now."""
         while True:
             if not self.desired.pending:
                 self._idle.set()
@@ -117,8 +113,8 @@ class Committer:
         made = plan.make(self.desired, self.actual, work)
         if made.operations:
             try:
-                await self._session.transact(*self._guard(), *made.operations, deadline=30.0, epoch=epoch)
-            except WaitFailed:
+                await self._session.transact(*made.operations, deadline=30.0, epoch=epoch)
+            except LockLost:
                 self._keep(work)
                 raise
             except TransactionFailed as error:

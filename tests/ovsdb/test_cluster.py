@@ -1,0 +1,138 @@
+"""The session with a raft cluster over TLS: it follows the leader and loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from foundation.ovsdb import Change, OvsdbError, OvsdbSession, OvsdbTls, Unavailable
+from foundation.ovsdb import operations as op
+from lab.certificates import Authority
+
+SCHEMA = "/usr/share/ovn/ovn-nb.ovsschema"
+
+
+class Cluster:
+    """Three members; raft among them by unix sockets, clients by TLS on ports of the loopback."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        files = Authority(directory / "pki").issue_names("nb", file="nb")
+        self.tls = OvsdbTls(ca=str(files.ca), certificate=str(files.certificate), key=str(files.key))
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.ports: dict[int, int] = {}
+        local = [f"unix:{directory}/raft{index}" for index in range(3)]
+        subprocess.run(["ovsdb-tool", "create-cluster", directory / "0.db", SCHEMA, local[0]], check=True)
+        for index in (1, 2):
+            command = [
+                "ovsdb-tool",
+                "join-cluster",
+                directory / f"{index}.db",
+                "OVN_Northbound",
+                local[index],
+                local[0],
+            ]
+            subprocess.run(command, check=True)
+
+    def start(self, index: int) -> None:
+        self.processes[index] = subprocess.Popen(
+            [
+                "ovsdb-server",
+                f"--remote=punix:{self.directory}/{index}.sock",
+                f"--remote=pssl:{self.ports[index]}:127.0.0.1",
+                f"--ca-cert={self.tls.ca}",
+                f"--certificate={self.tls.certificate}",
+                f"--private-key={self.tls.key}",
+                f"--unixctl={self.directory}/{index}.ctl",
+                "-vconsole:off",
+                self.directory / f"{index}.db",
+            ]
+        )
+
+    def kill(self, index: int) -> None:
+        process = self.processes.pop(index, None)
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    @property
+    def remotes(self) -> str:
+        return ",".join(f"ssl:127.0.0.1:{port}" for port in self.ports.values())
+
+    async def leader(self) -> int:
+        """The member that says it leads."""
+        for index in self.processes:
+            session = OvsdbSession(f"unix:{self.directory}/{index}.sock", "OVN_Northbound", leader_only=True)
+            with contextlib.suppress(Unavailable):
+                await session.start(deadline=0.5)
+                await session.stop()
+                return index
+        raise AssertionError("nobody leads")
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture
+def cluster(directory: Path) -> Iterator[Cluster]:
+    cluster = Cluster(directory)
+    cluster.ports = dict(enumerate(_free_ports(3)))
+    for index in range(3):
+        cluster.start(index)
+    yield cluster
+    for index in list(cluster.processes):
+        cluster.kill(index)
+
+
+async def test_a_killed_leader_costs_no_row(cluster: Cluster) -> None:
+    session = OvsdbSession(cluster.remotes, "OVN_Northbound", tls=cluster.tls, leader_only=True)
+    session.monitor({"Logical_Switch": ["name"]})
+    await session.start(deadline=20)
+    changes: list[Change] = []
+    session.subscribe("Logical_Switch", changes.append)
+
+    async def write(name: str) -> None:
+        while True:
+            # The transaction is safe to repeat, as everything that may end with an unknown outcome must be.
+            guard = op.wait("Logical_Switch", [("name", "==", name)], [], until="==")
+            try:
+                await session.transact(guard, op.insert("Logical_Switch", {"name": name}), deadline=20)
+                return
+            except OvsdbError:
+                if any(row["name"] == name for row in session.rows("Logical_Switch").values()):
+                    return
+                await asyncio.sleep(0.02)
+
+    await asyncio.gather(*(write(f"before-{index}") for index in range(20)))
+    writing = [asyncio.create_task(write(f"during-{index}")) for index in range(20)]
+    await asyncio.sleep(0)
+    leader = await cluster.leader()
+    cluster.kill(leader)
+    await asyncio.wait_for(asyncio.gather(*writing), 30)
+    await write("after")
+    names = sorted(row["name"] for row in session.rows("Logical_Switch").values())
+    assert names == sorted([*(f"before-{i}" for i in range(20)), *(f"during-{i}" for i in range(20)), "after"])
+    # Whoever subscribed has seen each row once, over all connections.
+    assert len([change for change in changes if change.kind == "insert"]) == 41
+    assert not [change for change in changes if change.kind != "insert"]
+    await session.stop()
+
+
+async def test_a_stranger_without_certificate_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    other = Authority(tmp_path / "other").issue_names("nb", file="nb")
+    tls = OvsdbTls(ca=str(other.ca), certificate=str(other.certificate), key=str(other.key))
+    with pytest.raises(Unavailable, match="certificate verify failed"):
+        await OvsdbSession(cluster.remotes, "OVN_Northbound", tls=tls).start(deadline=1)
+    with pytest.raises(Unavailable, match="needs TLS files"):
+        await OvsdbSession(cluster.remotes, "OVN_Northbound").start(deadline=1)
