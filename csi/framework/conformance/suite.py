@@ -293,6 +293,18 @@ class SnapshotCases:
         await storage.backend.delete(clone.key)
         assert await storage.backend.garbage() == []
 
+    async def test_a_clone_is_never_smaller_than_its_source(self, storage: Storage) -> None:
+        needs(storage, "clones")
+        size = 2 * storage.volume_bytes
+        volume = await storage.backend.create(storage.spec("a", size=size))
+        source = Source("volume", volume.key)
+        clone = await storage.backend.create(storage.spec("b", size=1, source=source))
+        assert clone.size == size
+        assert (await storage.backend.get(clone.key)).size == size
+        with pytest.raises(OutOfRange):
+            await storage.backend.create(storage.spec("c", size=1, limit=storage.volume_bytes, source=source))
+        assert await keys_of(storage) == {volume.key, clone.key}
+
     async def test_groups(self, storage: Storage) -> None:
         needs(storage, "group_snapshots")
         made = [await storage.backend.create(storage.spec(name)) for name in ("a", "b")]

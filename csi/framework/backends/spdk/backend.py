@@ -133,7 +133,7 @@ class SpdkBackend:
                 await self._compare(pool, bdev, spec)
             else:
                 pool, size = self._place(spec, states)
-                await self._make(pool, size, spec)
+                size = await self._make(pool, size, spec)
                 bdev = None
             key = names.Place(pool.name, names.volume(spec.token)).key
             await self._ensure_export(key, known=None, looked=bdev is None)
@@ -199,7 +199,7 @@ class SpdkBackend:
         place = names.volume_place(key)
         async with self._locks.hold(place.lvol):
             pool, bdev, subsystem = await self._look(key)
-            if subsystem is None or not subsystem.namespaces or subsystem.allow_any_host:
+            if subsystem is None or not subsystem.whole(pool.config.portals):
                 subsystem = await self._ensure_export(key, known=subsystem, looked=True)
             await self._of(pool).admit(
                 subsystem, host_nqn, keys=keys, keyring=self._keyrings.get(pool.name), shared=shared
@@ -221,7 +221,7 @@ class SpdkBackend:
         place = names.volume_place(key)
         async with self._locks.hold(place.lvol):
             pool, _, subsystem = await self._look(key)
-            if subsystem is None or not subsystem.namespaces:
+            if subsystem is None or not subsystem.whole(pool.config.portals):
                 await self._ensure_export(key, known=subsystem, looked=True)
             await self._of(pool).limit(pool.bdev_name(place.lvol), qos)
 
@@ -275,11 +275,11 @@ class SpdkBackend:
         return placement.room(states, topology, thick=parameters is not None and parameters.provisioning == "thick")
 
     async def health(self, key: str) -> Condition:
-        _, bdev, subsystem = await self._look(key)
+        pool, bdev, subsystem = await self._look(key)
         if subsystem is None or not subsystem.namespaces:
             return Condition(abnormal=True, message=f"volume {self._id(key)} is not exported by its target")
-        if not subsystem.listen_addresses:
-            return Condition(abnormal=True, message=f"the target listens nowhere for volume {self._id(key)}")
+        if not subsystem.whole(pool.config.portals):
+            return Condition(abnormal=True, message=f"the target does not listen everywhere for volume {self._id(key)}")
         return Condition(abnormal=False, message=f"{bdev.size} bytes, {len(subsystem.hosts)} host(s) let in")
 
     async def converge(self, wanted: Mapping[str, Mapping[str, HostKeys]], qos: Mapping[str, Qos]) -> None:
@@ -294,7 +294,8 @@ class SpdkBackend:
                 limits = qos.get(key)
                 if limits is not None and bdevs[lvol].has_limits(limits):
                     limits = None
-                if known is None or not known.namespaces or missing or limits is not None:
+                whole = known is not None and known.whole(pool.config.portals)
+                if not whole or missing or limits is not None:
                     await self._restore(key, wanted.get(key, {}), limits)
 
     async def garbage(self) -> Sequence[Finding]:
@@ -361,7 +362,7 @@ class SpdkBackend:
             portals=pool.config.portals,
             topology=(pool.config.topology,) if pool.config.topology else (),
             hosts=tuple(sorted(host.nqn for host in subsystem.hosts)) if subsystem else (),
-            exported=subsystem is not None and bool(subsystem.namespaces) and bool(subsystem.listen_addresses),
+            exported=subsystem is not None and subsystem.whole(pool.config.portals),
         )
 
     def _snapshot(self, pool: Pool, lvol: str, size: int) -> Snapshot:
@@ -424,12 +425,13 @@ class SpdkBackend:
         )
         return self._pool(chosen.name), size
 
-    async def _make(self, pool: Pool, size: int, spec: VolumeSpec[SpdkParameters]) -> None:
-        """The volume appears under its final name only when it is whole."""
+    async def _make(self, pool: Pool, size: int, spec: VolumeSpec[SpdkParameters]) -> int:
+        """The volume appears under its final name only when it is whole. Returns its bytes: never less than the
+        source's, since a clone that is cut has lost data."""
         final = names.volume(spec.token)
         if spec.source is None:
             await pool.create(final, size=size, thick=spec.parameters.provisioning == "thick")
-            return
+            return size
         raw = names.unfinished(spec.token)
         await pool.delete(raw)
         if spec.source.kind == "snapshot":
@@ -438,14 +440,21 @@ class SpdkBackend:
             origin = names.volume_place(spec.source.key).lvol
             base = names.bridge(spec.token, origin)
             async with self._locks.hold(origin):
-                if await pool.find(origin) is None:
-                    raise NotFound(f"source volume {self._id(spec.source.key)} does not exist")
+                self._fit_source(await pool.find(origin), spec)
                 await pool.snapshot(origin, base)
-        if await pool.find(base) is None:
-            raise NotFound(f"source {spec.source.kind} {self._id(spec.source.key)} does not exist")
+        self._fit_source(await pool.find(base), spec)
         await pool.clone(base, raw)
-        await pool.grow(raw, size)
+        made = await pool.grow(raw, size)
         await pool.rename(raw, final)
+        return made.size
+
+    def _fit_source(self, source: Bdev | None, spec: VolumeSpec[SpdkParameters]) -> None:
+        assert spec.source is not None
+        what = f"source {spec.source.kind} {self._id(spec.source.key)}"
+        if source is None:
+            raise NotFound(f"{what} does not exist")
+        if spec.size.limit and source.size > spec.size.limit:
+            raise OutOfRange(f"{what} has {source.size} bytes, more than limit_bytes {spec.size.limit}")
 
     async def _compare(self, pool: Pool, bdev: Bdev, spec: VolumeSpec[SpdkParameters]) -> None:
         who = f"volume {self._id(names.Place(pool.name, names.volume(spec.token)).key)} exists"

@@ -73,7 +73,7 @@ class Exports:
         calls.extend(
             ("nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": _address(portal)})
             for portal in portals
-            if known is None or not any(address.is_portal(portal) for address in known.listen_addresses)
+            if known is None or not known.listens_at(portal)
         )
         if not calls:
             return

@@ -105,3 +105,10 @@ class Subsystem(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[Host, ...] = ()
     allow_any_host: bool = False
     namespaces: tuple[Namespace, ...] = ()
+
+    def listens_at(self, portal: Portal) -> bool:
+        return any(address.is_portal(portal) for address in self.listen_addresses)
+
+    def whole(self, portals: tuple[Portal, ...]) -> bool:
+        """Whether nothing of an export is missing, and nobody gets in unnamed."""
+        return bool(self.namespaces) and not self.allow_any_host and all(map(self.listens_at, portals))
