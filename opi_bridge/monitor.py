@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
-
 from foundation.spdk.errors import SpdkClientError, SpdkError
 from opi_bridge.errors import OpiError
 from opi_bridge.ledger import PREFIX
@@ -95,11 +93,8 @@ class Monitor:
 
     async def _look(self, *, full: bool) -> bool:
         changed = await self._notified()
-        answers = {"bdev_nvme_get_controllers": await self._session.call("bdev_nvme_get_controllers")}
-        if full:
-            answers["nvmf_get_subsystems"] = await self._session.call("nvmf_get_subsystems")
-        for method, answer in answers.items():
-            digest = hashlib.blake2b(msgspec.json.encode(answer), digest_size=16).digest()
+        for method in ("bdev_nvme_get_controllers", "nvmf_get_subsystems")[: 2 if full else 1]:
+            digest = hashlib.blake2b(await self._session.text(method), digest_size=16).digest()
             if self._last.get(method) not in (None, digest):
                 changed = True
             self._last[method] = digest

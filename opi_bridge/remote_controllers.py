@@ -16,7 +16,7 @@ from opi_bridge.ledger import Ledger
 from opi_bridge.names import Name
 from opi_bridge.resources import immutable
 from opi_bridge.session import Session
-from opi_bridge.volumes import stats
+from opi_bridge.volumes import stats, together
 
 COLLECTION: Final = "nvmeRemoteControllers"
 NAMESPACE_COLLECTION: Final = "nvmeRemoteNamespaces"
@@ -250,11 +250,14 @@ class RemoteControllerStore:
         return self._message(name)
 
     async def delete(self, name: Name) -> bool:
-        paths = await self.paths(name)
+        entry = self._ledger.get(name)
+        # In one write; the entry is put back in the rare case that it was too early.
+        paths = await together(self._ledger.drop(name), self.paths(name))
         if paths:
+            if entry is not None:
+                await self._ledger.put(name, entry)
             raise FailedPrecondition(f"{name} still has {len(paths)} paths: delete those first")
-        found = self._ledger.get(name) is not None
-        await self._ledger.drop(name)
+        found = entry is not None
         for kind in ("key", "ckey", "psk"):
             await self._keys.drop(f"{name.id}-{kind}")
         return found

@@ -3,12 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
 
 from foundation.daemon.work import Backoff
 from foundation.spdk.errors import SpdkClientError, SpdkError, SpdkUnavailable
 from opi_bridge.errors import OpiError, Unavailable
 
+T = TypeVar("T")
 log: Final = logging.getLogger(__name__)
 
 
@@ -18,6 +21,10 @@ class Client(Protocol):
     async def connect(self, *, deadline: float = 10.0) -> None: ...
 
     async def call(self, method: str, params: Mapping[str, Any] | None = None, *, deadline: float = 10.0) -> Any: ...
+
+    async def call_as(
+        self, kind: type[T], method: str, params: Mapping[str, Any] | None = None, *, deadline: float = 10.0
+    ) -> T: ...
 
     def on_disconnect(self, callback: Callable[[SpdkUnavailable], None]) -> None: ...
 
@@ -76,6 +83,11 @@ class Session:
     async def raw(self, method: str, params: Mapping[str, Any] | None = None, *, deadline: float = 0.0) -> Any:
         """As `call`, also before the preparation is done."""
         return await self._client.call(method, params, deadline=deadline or self._deadline)
+
+    async def text(self, method: str, params: Mapping[str, Any] | None = None) -> bytes:
+        """One JSON-RPC's result as it came, for those who only want to know whether it is still the same."""
+        self.require()
+        return bytes(await self._client.call_as(msgspec.Raw, method, params, deadline=self._deadline))
 
     async def until_ready(self) -> None:
         await self._ready.wait()

@@ -130,8 +130,7 @@ class SubsystemStore:
         children += [f"a controller on {c.endpoint}" for c in found.controllers]
         if children:
             raise FailedPrecondition(f"{name} still has {', '.join(children[:5])}: delete those first")
-        deleted = await self._card.delete_subsystem(found.nqn)
-        await self._ledger.drop(name)
+        deleted = await together(self._ledger.drop(name), self._card.delete_subsystem(found.nqn))
         await self._keys.drop(f"{name.id}-psk")
         return deleted
 

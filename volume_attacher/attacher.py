@@ -1,7 +1,9 @@
 """Attaching and detaching volumes, each volume's work one after another, different volumes side by side."""
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Final
 
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
@@ -25,6 +27,9 @@ _REMOTE_NSID: Final = 1
 _OTHER_PLACES: Final = 3
 # Long enough that work of its own never gives up on itself; each of its calls has a deadline.
 _UNBOUNDED: Final = 3600.0
+# Seconds before a look after a change, and the longest that work in progress puts it off.
+_BURST: Final = 0.05
+_PATIENCE: Final = 1.0
 
 
 class Attacher:
@@ -45,13 +50,18 @@ class Attacher:
         self._sweeps: KeyedQueue[str] = KeyedQueue(self._sweep, workers=4, backoff=Backoff(1.0, 30.0), name="sweep")
         self._look_again = asyncio.Event()
         self._seen_instance = ""
+        self._reading = asyncio.Lock()
+        self._asked = self._read_for = 0
+        self._active = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self.board = Board()
 
     # --- what callers want
 
     async def attach(self, wanted: Specification, secrets: Secrets, *, deadline: float) -> pb.Attachment:
         """Attach, or find attached. Raises AttacherError, Conflict, StillRunning."""
-        with logs.bound(volume=wanted.volume_id):
+        with logs.bound(volume=wanted.volume_id), self._working():
             result = await self._work.run(
                 wanted.volume_id, _attaching(wanted), lambda: self._attach(wanted, secrets), deadline=deadline
             )
@@ -61,8 +71,19 @@ class Attacher:
 
     async def detach(self, volume_id: str, *, deadline: float) -> None:
         """Detach; succeeds for a volume that is not there."""
-        with logs.bound(volume=volume_id):
+        with logs.bound(volume=volume_id), self._working():
             await self._work.run(volume_id, "detach", lambda: self._detach(volume_id), deadline=deadline)
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        self._active += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._active -= 1
+            if not self._active:
+                self._quiet.set()
 
     def attachments(self) -> list[pb.Attachment]:
         """All, as last seen."""
@@ -89,7 +110,10 @@ class Attacher:
             )
         if secrets:
             await self._renew_keys(record, secrets)
-        return await self._bring_back(record)
+        actual = self._actual
+        if actual is None or self._away or not reading.complete(record, actual):
+            actual = await self.refresh()
+        return await self._bring_back(record, actual)
 
     async def _attach_new(self, wanted: Specification, secrets: Secrets) -> pb.Attachment:
         avoid: frozenset[tuple[int, int, int]] = frozenset()
@@ -141,21 +165,22 @@ class Attacher:
             return
         self._forget(record.volume_id)
 
-    async def _bring_back(self, record: Record) -> pb.Attachment:
-        """Do what is lacking of an attachment that was there before."""
-        actual = await self.refresh() if self._actual is None or self._away else self._actual
+    async def _bring_back(self, record: Record, actual: Actual) -> pb.Attachment:
+        """Do what `actual` lacks of an attachment that was there before."""
+        if reading.complete(record, actual):
+            return self._show(await self._confirmed(record))
         attachment = self._steps(record)
-        if not reading.complete(record, actual):
-            actual = await self.refresh()
-            await attachment.do(actual)
-            actual = await self.refresh()
-            if not reading.complete(record, actual):
-                raise BridgeAway(f"{record.volume_id} is not whole yet: try again")
-            log.info("brought %s back on %s", record.volume_id, record.place)
-        if record.phase is not Phase.ATTACHED:
-            record = self._set_phase(record, Phase.ATTACHED)
-            await self._records.settle(record.volume_id)
-        return self._show(record)
+        await attachment.do(actual)
+        log.info("brought %s back on %s", record.volume_id, record.place)
+        self.look_soon()
+        return self._fresh_view(await self._confirmed(record), attachment)
+
+    async def _confirmed(self, record: Record) -> Record:
+        if record.phase is Phase.ATTACHED:
+            return record
+        changed = self._set_phase(record, Phase.ATTACHED)
+        await self._records.settle(record.volume_id)
+        return changed
 
     async def _renew_keys(self, record: Record, secrets: Secrets) -> None:
         before = self._secrets.get(record.volume_id)
@@ -181,8 +206,8 @@ class Attacher:
     async def _unwind(self, record: Record) -> None:
         record = self._set_phase(record, Phase.DETACHING)
         await self._steps(record).undo()
+        # A record that a loss of power brings back says that it is being detached, and is detached again.
         self._forget(record.volume_id)
-        await self._records.settle(record.volume_id)
         log.info("detached %s from %s", record.volume_id, record.place)
         self.look_soon()
 
@@ -205,7 +230,10 @@ class Attacher:
         while True:
             await self._look_again.wait()
             # Changes come in bursts, and each look reads everything.
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(_BURST)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE):
+                    await self._quiet.wait()
             self._look_again.clear()
             try:
                 await self.compare()
@@ -260,7 +288,7 @@ class Attacher:
         record = self._records.get(volume_id)
         if record is None:
             return
-        with logs.bound(volume=volume_id):
+        with logs.bound(volume=volume_id), self._working():
             if record.phase is Phase.DETACHING:
                 await self.detach(volume_id, deadline=_UNBOUNDED)
                 return
@@ -273,9 +301,8 @@ class Attacher:
         if record is None:
             return None
         try:
-            result = await self._bring_back(record)
-            attachment = self._steps(record)
-            await attachment.add_paths(self._known())
+            result = await self._bring_back(record, self._known())
+            await self._steps(record).add_paths(self._known())
         except BridgeError as error:
             self._show(record, error=str(error))
             raise
@@ -285,12 +312,18 @@ class Attacher:
     # --- what is known
 
     async def refresh(self) -> Actual:
-        """Read the bridge's state and show what it means. Raises BridgeError."""
-        self._actual = reading.read(await self._bridge.state())
-        self._away = ""
+        """Read the bridge's state and show what it means; calls that come together share a read. Raises BridgeError."""
+        self._asked += 1
+        mine = self._asked
+        async with self._reading:
+            if self._read_for >= mine and self._actual is not None and not self._away:
+                return self._actual
+            begun = self._asked
+            actual = self._actual = reading.read(await self._bridge.state())
+            self._read_for, self._away = begun, ""
         for record in self._records:
             self._show(record)
-        return self._actual
+        return actual
 
     def went_away(self, reason: str, *, card: bool = False) -> None:
         """Note that nothing can be known at present; with `card`, that all on the card's process is lost."""

@@ -66,6 +66,10 @@ def controller_id(port: int, pf: int, vf: int) -> str:
     return f"port{port}-pf{pf}-vf{vf}"
 
 
+def path_name(remote: str, path: str) -> str:
+    return f"{remote_name(remote)}/nvmePaths/{path}"
+
+
 def path_id(transport: str, address: str, port: int) -> str:
     plain = "".join(c if c.isalnum() else "-" for c in address.lower()).strip("-")
     return f"{transport}-{plain}-{port}"

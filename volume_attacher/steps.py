@@ -97,18 +97,18 @@ class Attachment:
         """Take everything down, in reverse; what is gone already does not matter. Raises the first BridgeError."""
         steps = {step.name: step for step in self.steps()}
         # The namespace first: a host whose controller vanishes with a disk on it hangs until its I/O times out.
-        for name in ("limit", "namespace", "controller"):
+        for name in ("limit", "namespace"):
             if name in steps:
                 await self._back(steps[name])
 
-        async def storage_side() -> None:
-            for name in ("encrypt", "connect"):
+        async def in_turn(*names: str) -> None:
+            for name in names:
                 if name in steps:
                     await self._back(steps[name])
 
         async with _Group() as group:
-            group.start(self._back(steps["subsystem"]))
-            group.start(storage_side())
+            group.start(in_turn("controller", "subsystem"))
+            group.start(in_turn("encrypt", "connect"))
 
     async def _back(self, step: Step) -> None:
         with metrics.step_timer(DETACH_SECONDS, step=step.name):
@@ -148,9 +148,16 @@ class Attachment:
         self._disk = found.volume
 
     async def _disconnect(self) -> None:
-        for path in await self._bridge.path_names(self._id):
-            await self._bridge.disconnect(path)
-        await self._bridge.delete_remote(self._id)
+        for portal in self._record.specification.remote.portals:
+            path = naming.path_id(portal.transport, await resolve(portal.address), portal.port)
+            await self._bridge.disconnect(naming.path_name(self._id, path))
+        try:
+            await self._bridge.delete_remote(self._id)
+        except Refused:
+            # There are paths that the record does not know.
+            for name in await self._bridge.path_names(self._id):
+                await self._bridge.disconnect(name)
+            await self._bridge.delete_remote(self._id)
 
     async def add_paths(self, actual: Actual) -> None:
         """Open the paths that are lacking beside those that work."""

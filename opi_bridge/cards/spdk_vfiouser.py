@@ -8,13 +8,14 @@ both; the host's NQN on such a socket is empty, so only allow_any_host lets it i
 
 import asyncio
 import contextlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from foundation.spdk.errors import SpdkError
-from opi_bridge.cards.model import VFIOUSER, Capabilities, Controller, Function, Slot
+from opi_bridge.cards.model import VFIOUSER, Capabilities, Controller, Function, Namespace, Slot
 from opi_bridge.cards.qmp import Plug
 from opi_bridge.cards.spdk_nvmf import SpdkNvmfCard
 from opi_bridge.errors import AlreadyExists
@@ -41,6 +42,8 @@ class SpdkVfioUserCard(SpdkNvmfCard):
         super().__init__(session, functions)
         self._directory = directory
         self._settle = settle
+        # When the last namespace of a subsystem was taken from its host; -inf: it had none.
+        self._removed: dict[str, float] = {}
         self._plug = plug
 
     @property
@@ -90,16 +93,31 @@ class SpdkVfioUserCard(SpdkNvmfCard):
             return
         if self._plug is not None:
             await self._plug.remove(controller.endpoint)
-        elif await self._has_host(controller.nqn):
-            # Nothing tells when the host has dropped the namespaces that were removed just before; a controller that
-            # goes earlier leaves it with commands that nobody answers.
-            await asyncio.sleep(self._settle)
+            return
+        # Nothing tells when the host has dropped the namespaces that were removed just before; a controller that goes
+        # earlier leaves it with commands that nobody answers.
+        removed = self._removed.pop(controller.nqn, None)
+        if removed is None:
+            removed = _now() if await self._has_host(controller.nqn) else -math.inf
+        if (rest := removed + self._settle - _now()) > 0:
+            await asyncio.sleep(rest)
+
+    async def delete_namespace(self, nqn: str, namespace: Namespace) -> bool:
+        if self._plug is not None:
+            return await super().delete_namespace(nqn, namespace)
+        has_host, removed = await asyncio.gather(self._has_host(nqn), super().delete_namespace(nqn, namespace))
+        self._removed[nqn] = _now() if has_host else -math.inf
+        return removed
 
     async def _has_host(self, nqn: str) -> bool:
         try:
             return bool(await self._session.call("nvmf_subsystem_get_controllers", {"nqn": nqn}))
         except SpdkError:
             return False
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _clear_place(socket: Path) -> None:

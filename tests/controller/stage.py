@@ -59,10 +59,12 @@ class Stage:
         self.problems: dict[Owner, Refused] = {}
         self.refused: list[tuple[Owner, TransactionFailed]] = []
         self.annotations: dict[str, dict[str, Any]] = {}
+        self.node_annotations: dict[str, str] = {}
         self.core = Core(
             self.session,
             ClusterConfig(**cluster),
             annotate=self._annotate,
+            annotate_node=self.node_annotations.__setitem__,
             on_problem=self._problem,
             on_refused=lambda owner, error: self.refused.append((owner, error)),
         )

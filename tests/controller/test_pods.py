@@ -254,3 +254,37 @@ async def test_annotations_claim_before_new_pods_ask(stage: Stage) -> None:
     await stage.settle()
     assert stage.named("Logical_Switch_Port")["ns_old"]["addresses"] == {"0a:58:0a:01:00:09 10.1.0.9"}
     assert stage.problems[Owner("pod", "ns/new")].reason == "AddressConflict"
+
+
+async def test_nodes_get_subnets_of_the_clusters_ranges(northbound: Northbound) -> None:
+    ranges = {"ranges": ["10.1.0.0/16", "fd00:1::/48"], "host_prefixes": (24, 64)}
+    async with Stage(northbound.remote, **ranges) as stage:
+        stage.put("node", node("n1"), node("n2"), node("given", "10.1.7.0/24"))
+        stage.put("pod", pod("web"))
+        await stage.settle()
+        subnets = {name: json.loads(text) for name, text in stage.node_annotations.items()}
+        assert set(subnets) == {"n1", "n2"}
+        assert {len(each) for each in subnets.values()} == {2}
+        assert len({each[0] for each in subnets.values()} | {"10.1.7.0/24"}) == 3
+        assert stage.named("Logical_Switch")["n1"]["other_config"]["subnet"] == subnets["n1"][0]
+        address = stage.annotations["ns/web"]["default"]["ips"][0]
+        stage.remove("node", "n2")
+        await stage.settle()
+    async with Stage(northbound.remote, **ranges) as second:
+        # The annotation was lost with the first controller; the database has kept the subnet.
+        second.put("node", node("n1"))
+        second.put("pod", pod("web", uid=stage.core.world.pods["ns/web"].uid))
+        await second.settle()
+        assert json.loads(second.node_annotations["n1"]) == subnets["n1"]
+        assert second.annotations["ns/web"]["default"]["ips"][0] == address
+
+
+async def test_ranges_run_out_and_are_retried(northbound: Northbound) -> None:
+    async with Stage(northbound.remote, ranges=["10.1.0.0/23"]) as stage:
+        stage.put("node", node("n1"), node("n2"), node("n3"))
+        await stage.settle()
+        (owner,) = stage.problems
+        assert stage.problems[owner].reason == "AddressesExhausted"
+        stage.remove("node", next(name for name in ("n1", "n2", "n3") if name != owner.key))
+        await stage.settle()
+        assert stage.problems == {}

@@ -68,7 +68,7 @@ async def start(config: SampleConfig, daemon: Daemon) -> None:
                 except asyncio.CancelledError:
                     _log.warning("not heeding it")
         case "task-fails":
-            daemon.spawn(_fails(), name="doomed")
+            daemon.spawn(_fails_once_ready(daemon), name="doomed")
         case "task-fails-in-start":
             daemon.spawn(_fails(), name="doomed")
             await asyncio.sleep(60)
@@ -111,6 +111,12 @@ async def _fails(text: str = "as told") -> None:
 def _hold_the_loop() -> None:
     _log.warning("holding the loop")
     threading.Event().wait(60)
+
+
+async def _fails_once_ready(daemon: Daemon) -> None:
+    while not daemon.health.ready:
+        await asyncio.sleep(0.01)
+    await _fails()
 
 
 async def _block() -> None:

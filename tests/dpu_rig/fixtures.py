@@ -22,12 +22,12 @@ def shared_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 def every_request_is_valid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """SPDK's schema is the judge of each request that any of these tests sends."""
     wrong: list[str] = []
-    call = SpdkClient.call
+    call = SpdkClient.call_as
 
-    async def checked(self: SpdkClient, method: str, params: Any = None, **more: Any) -> Any:
+    async def checked(self: SpdkClient, kind: Any, method: str, params: Any = None, **more: Any) -> Any:
         wrong.extend(problems(method, params))
-        return await call(self, method, params, **more)
+        return await call(self, kind, method, params, **more)
 
-    monkeypatch.setattr(SpdkClient, "call", checked)
+    monkeypatch.setattr(SpdkClient, "call_as", checked)
     yield
     assert not wrong

@@ -37,13 +37,12 @@ DEFAULT, HOST, DPU = "node-default", "node-host", "node-dpu"
 MODES = {DEFAULT: "default", HOST: "host", DPU: "dpu"}
 SWITCH_ID = "e2a1c4000300bf03"
 PF = "0000:03:00.0"
-VFS = 8
 ROOT = Path(__file__).parents[2]
 BINARY = ROOT / "cni/bin/dpu-offload"
 
 
 def vf_address(index: int) -> str:
-    return f"0000:03:0{(index + 2) >> 3}.{(index + 2) & 7}"
+    return f"0000:03:{(index + 2) >> 3:02x}.{(index + 2) & 7}"
 
 
 def vf_netdev(index: int) -> str:
@@ -98,8 +97,13 @@ class Pod:
 
 
 class Stage:
-    def __init__(self, directory: Path) -> None:
+    """`vfs` functions on the host, the last `vfio` of them bound to vfio-pci; `module` is run as cni-node."""
+
+    def __init__(self, directory: Path, *, vfs: int = 8, vfio: int = 2, module: str = "tests.node.faulty_node") -> None:
         self.directory = directory
+        self.vfs = vfs
+        self.vfio = vfio
+        self.module = module
         self.prefix = f"nt{os.getpid()}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.sysfs = {node: SysfsTree(directory / "sys" / node) for node in MODES}
@@ -112,7 +116,7 @@ class Stage:
         run = Path("/run") / self.prefix
         nodes = (NodeSpec(DEFAULT), NodeSpec(DPU), NodeSpec(HOST, "plain"))
         self.network = await Network.up(NetworkSpec(directory=run, prefix=self.prefix, nodes=nodes))
-        await self.network.add_virtual_functions(*(self._vf(index) for index in range(VFS)))
+        await self.network.add_virtual_functions(*(self._vf(index) for index in range(self.vfs)))
         self._lay_out()
         self.northbound = OvsdbSession(self.network.central.nb, "OVN_Northbound")
         self.northbound.monitor({"Logical_Switch": ["name", "ports"], "Logical_Switch_Port": ["name", "up"]})
@@ -146,22 +150,22 @@ class Stage:
         for tree in self.sysfs.values():
             tree.root.mkdir(parents=True, exist_ok=True)
         host.add_function(PciEntry(PF, vendor="0x15b3", device="0xa2dc", class_code=NETWORK_CLASS, driver="mlx5_core"))
-        addresses = [vf_address(index) for index in range(VFS)]
+        addresses = [vf_address(index) for index in range(self.vfs)]
         for index, address in enumerate(addresses):
             entry = PciEntry(
                 address,
                 vendor="0x15b3",
                 device="0x101e",
                 class_code=NETWORK_CLASS,
-                driver="mlx5_core" if index < VFS - 2 else "vfio-pci",
+                driver="mlx5_core" if index < self.vfs - self.vfio else "vfio-pci",
                 iommu_group=40 + index,
             )
             host.add_function(entry)
         host.add_virtual_functions(PF, addresses)
-        for index in range(VFS - 2):
+        for index in range(self.vfs - self.vfio):
             host.add_netdev(vf_netdev(index), pci=addresses[index])
         dpu.add_function(PciEntry(PF, vendor="0x15b3", device="0xa2d6", class_code=NETWORK_CLASS, driver="mlx5_core"))
-        for index in range(VFS):
+        for index in range(self.vfs):
             dpu.add_netdev(f"pf0vf{index}", pci=PF, port_name=f"c1pf0vf{index}", switch_id=SWITCH_ID)
 
     async def _start_api_server(self) -> None:
@@ -231,7 +235,7 @@ class Stage:
         path.write_text(yaml.safe_dump(self.config(node, **more)))
         self._spawn(
             node,
-            ["-m", "tests.node.faulty_node", "--config", str(path)],
+            ["-m", self.module, "--config", str(path)],
             CNI_NODE_FAULT=str(self.directory / f"{node}.fault"),
         )
         if wait:
@@ -445,7 +449,7 @@ class Stage:
             if node != HOST:
                 found += [f"port {name} on {node}" for name in await self.ports(node)]
         host = {link["ifname"]: link for link in await self.links(self.network.namespace(HOST))}
-        for index in range(VFS):
+        for index in range(self.vfs):
             link = host.get(vf_netdev(index))
             if link is None:
                 found.append(f"VF {vf_netdev(index)} is missing on the host")
