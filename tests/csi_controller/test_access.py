@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -78,7 +79,7 @@ async def test_read_only_many_writes_nowhere(two: Plant) -> None:
         assert two.dpus[host].requests[-1].read_only
         path = await two.stage(volume, host, context, reader)
         with pytest.raises(OSError, match="Read-only"):
-            open(f"{path}/file", "w").close()
+            Path(path, "file").touch()
 
 
 async def test_published_twice_in_two_ways_is_told(one: Plant) -> None:
