@@ -16,8 +16,8 @@ from foundation.daemon.work import Backoff
 
 _log = logging.getLogger(__name__)
 
-# The DPU beats every second; three missing beats and it counts as away.
-_SILENCE_SECONDS = 3.0
+# The DPU beats every two seconds; two missing beats and it counts as away. One whose process ends is known at once.
+_SILENCE_SECONDS = 5.0
 _ACCEPT_SECONDS = 0.8
 _SYNC_SECONDS = 60.0
 _CONNECTING_SECONDS = 0.5

@@ -13,7 +13,7 @@ from dpu_offload_stubs.link.v1 import link_pb2, link_pb2_grpc
 from foundation.daemon.serving import ErrorTable, peer_identity
 
 COMPONENT = "cni-node"
-BEAT_SECONDS = 1.0
+BEAT_SECONDS = 2.0
 _DEFAULT_PLUG_MS, _LONGEST_PLUG_MS = 30_000, 600_000
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]

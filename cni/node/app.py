@@ -16,7 +16,7 @@ from cni.node.keyed_locks import KeyedLocks
 from cni.node.link_events import LinkEvents
 from cni.node.link_messages import to_message
 from cni.node.modes import MODES
-from cni.node.netns import NodeNamespace
+from cni.node.netns import NetworkNamespace, node_namespace
 from cni.node.ovs_side import LocalOvsSide, OvsSide
 from cni.node.own_pods import Limits, OwnPods
 from cni.node.pods import Pods
@@ -59,8 +59,8 @@ class _Assembly:
     async def start(self) -> None:
         config, daemon, mode = self._config, self._daemon, self._mode
         await self._store.open()
-        node = NodeNamespace(config.node_netns)
-        daemon.on_stop(node.close)
+        node = node_namespace(config.node_netns)
+        daemon.on_stop(lambda: asyncio.to_thread(node.close))
         events = LinkEvents(node)
         await events.open()
         client = await KubeClient.connect(config.kubeconfig)
@@ -87,7 +87,7 @@ class _Assembly:
             sysfs=self._sysfs,
             container=container,
             ovs=ovs,
-            node_inode=node.namespace.inode,
+            node_inode=node.inode,
             limits=Limits(assignment=config.assignment_seconds, flows=config.flows_seconds),
             later=keeper.add_later,
         )
@@ -112,7 +112,7 @@ class _Assembly:
         self._daemon.on_stop(switch.stop)
         return switch
 
-    def _local_side(self, node: NodeNamespace, events: LinkEvents, switch: Switch | None) -> LocalOvsSide | None:
+    def _local_side(self, node: NetworkNamespace, events: LinkEvents, switch: Switch | None) -> LocalOvsSide | None:
         if switch is None:
             return None
         representors = Representors(self._sysfs, host_controller=self._config.link.host_controller)

@@ -11,9 +11,10 @@ from cni.node import links
 from cni.node.attachments import Attachment, Original
 from cni.node.devices import Device
 from cni.node.errors import InterfaceTaken, LinkFailed, UnknownContainer
+from cni.node.finishing import together
 from cni.node.link_events import LinkEvent, LinkEvents
 from cni.node.links import Link
-from cni.node.netns import NetworkNamespace, NodeNamespace, inside, opened
+from cni.node.netns import NetworkNamespace, opened
 from cni.node.result import Interface
 from foundation.pci import Sysfs
 from foundation.pci.errors import PciError
@@ -32,7 +33,9 @@ def veth_name(identity: str) -> str:
 class ContainerSide:
     """`userspace` tells whether OVS' datapath is its own, so that pods must finish their checksums themselves."""
 
-    def __init__(self, node: NodeNamespace, sysfs: Sysfs, events: LinkEvents, *, userspace: Callable[[], bool]) -> None:
+    def __init__(
+        self, node: NetworkNamespace, sysfs: Sysfs, events: LinkEvents, *, userspace: Callable[[], bool]
+    ) -> None:
         self._node = node
         self._sysfs = sysfs
         self._userspace = userspace
@@ -55,7 +58,7 @@ class ContainerSide:
 
     async def free_name(self, namespace: NetworkNamespace, ifname: str) -> None:
         """Raises InterfaceTaken when the pod has an interface of this name."""
-        await inside(namespace, lambda netlink: links.rename_possible(netlink, ifname))
+        await namespace.run(lambda netlink: links.rename_possible(netlink, ifname))
 
     async def attach(
         self, attachment: Attachment, namespace: NetworkNamespace, *, linked: asyncio.Event
@@ -102,7 +105,7 @@ class ContainerSide:
             with opened(attachment.netns) as namespace:
                 if attachment.netns_inode not in (0, namespace.inode):
                     return f"{attachment.netns} is another network namespace than at ADD"
-                return await inside(namespace, lambda netlink: _compare(netlink, attachment))
+                return await namespace.run(lambda netlink: _compare(netlink, attachment))
         except UnknownContainer as error:
             return str(error)
 
@@ -113,7 +116,7 @@ class ContainerSide:
                 raise UnknownContainer(f"{attachment.netns} is another network namespace than at ADD")
             if attachment.kind == "vfio":
                 return True
-            found = await inside(namespace, lambda netlink: links.find_marked(netlink, attachment.id))
+            found = await namespace.run(lambda netlink: links.find_marked(netlink, attachment.id))
             return found is not None
 
     async def marked(self) -> list[Link]:
@@ -137,47 +140,36 @@ class ContainerSide:
     async def _attach_veth(
         self, attachment: Attachment, namespace: NetworkNamespace, linked: asyncio.Event
     ) -> tuple[Interface, ...]:
-        loop = asyncio.get_running_loop()
         assignment, alias = attachment.assignment, links.mark(attachment.id)
-        made = asyncio.Event()
-
-        def work(netlink: IPRoute) -> Link:
-            link = links.create_veth(
+        # The pair is made from the node's side, so that its end is up before OVS sees it: OVS adds flags to those it
+        # read before, and would take a link down that came up meanwhile.
+        namespace.warm()
+        await self._node.run(
+            lambda netlink: links.create_veth(
                 netlink,
-                ifname=attachment.ifname,
-                peer=attachment.link,
-                peer_namespace=self._node.fd,
-                mac=assignment.mac,
+                name=attachment.link,
+                peer=attachment.ifname,
+                peer_namespace=namespace.fd,
+                peer_mac=assignment.mac,
                 mtu=assignment.mtu,
             )
-            loop.call_soon_threadsafe(made.set)
+        )
+        linked.set()
+
+        def configure(netlink: IPRoute) -> Link:
+            link = links.find(netlink, name=attachment.ifname)
+            if link is None:
+                raise LinkFailed(f"interface {attachment.ifname} vanished as soon as it was made; did the sandbox end?")
             return links.configure(netlink, link, assignment, alias=alias, finish_checksums=self._userspace())
 
-        def take_up(netlink: IPRoute) -> Link:
+        def marked(netlink: IPRoute) -> Link:
             end = links.find(netlink, name=attachment.link)
             if end is None:
                 raise LinkFailed(f"the node's end {attachment.link} of the veth pair vanished; did the sandbox end?")
-            links.change(netlink, end.index, f"take {end.name} up", state="up", ifalias=alias)
+            links.change(netlink, end.index, f"mark {end.name}", ifalias=alias)
             return end
 
-        pod = asyncio.ensure_future(inside(namespace, work))
-        waiting = asyncio.ensure_future(made.wait())
-        try:
-            await asyncio.wait({pod, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if not made.is_set():
-                await pod
-            end = await self._node.run(take_up)
-            # Not sooner: OVS adds flags to those it read before, and would take a link down that came up meanwhile.
-            linked.set()
-            link = await pod
-        finally:
-            waiting.cancel()
-            if not pod.done():
-                pod.cancel()
-            # A thread at work must have ended before anybody undoes what it did.
-            await asyncio.wait({pod})
-            if not pod.cancelled():
-                pod.exception()
+        link, end = await together(namespace.run(configure), self._node.run(marked))
         node_end = Interface(name=end.name, mac=end.mac, mtu=end.mtu)
         return node_end, _pod_interface(attachment, link, namespace, "")
 
@@ -194,7 +186,7 @@ class ContainerSide:
                 links.delete(netlink, end.index)
 
         if not await self._node.run(remove) and namespace is not None:
-            await inside(namespace, remove_in_pod)
+            await namespace.run(remove_in_pod)
 
     # --- a card's function -----------------------------------------------------------------------------------------
 
@@ -204,24 +196,26 @@ class ContainerSide:
         alias = links.mark(attachment.id, attachment.original)
 
         def hand_over(netlink: IPRoute) -> None:
-            link = links.find_marked(netlink, attachment.id) or self._netdev(netlink, attachment)
+            link = self._netdev(netlink, attachment) or links.find_marked(netlink, attachment.id)
             if link is None:
                 raise LinkFailed(
                     f"function {_address(attachment)} has no network device on this node any more; see who took it"
                 )
-            links.change(netlink, link.index, f"take {link.name} down", state="down", ifalias=alias)
+            links.change(netlink, link.index, f"mark {link.name}", ifalias=alias)
             links.remove_altnames(netlink, link)
             links.move(netlink, link, namespace=namespace.fd, name=attachment.ifname)
 
         def finish(netlink: IPRoute) -> Link | None:
-            link = links.find_marked(netlink, attachment.id)
+            link = _ours(netlink, attachment)
             if link is None:
                 return None
             return links.configure(netlink, link, assignment, alias=alias, finish_checksums=False)
 
-        await self._set_admin_mac(attachment, assignment.mac)
+        namespace.warm()
+        if attachment.original.admin_mac:
+            await self._set_admin_mac(attachment, assignment.mac)
         await self._node.run(hand_over)
-        link = await inside(namespace, finish)
+        link = await namespace.run(finish)
         if link is None:
             raise LinkFailed(f"function {_address(attachment)} did not arrive in {namespace.path}")
         return link
@@ -231,10 +225,9 @@ class ContainerSide:
         assert original is not None
 
         def give_back(netlink: IPRoute) -> None:
-            link = links.find_marked(netlink, attachment.id)
+            link = _ours(netlink, attachment)
             if link is None:
                 return
-            links.change(netlink, link.index, f"take {link.name} down", state="down")
             try:
                 links.move(netlink, link, namespace=self._node.fd, name=original.name)
             except InterfaceTaken:
@@ -251,7 +244,7 @@ class ContainerSide:
         returned = self._returning[attachment.id] = asyncio.Event()
         try:
             if namespace is not None:
-                await inside(namespace, give_back)
+                await namespace.run(give_back)
             if not await self._node.run(restore) and namespace is None:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(returned.wait(), _RETURN_SECONDS)
@@ -307,21 +300,28 @@ def _still_there(attachment: Attachment, stack: contextlib.ExitStack) -> Network
     return namespace if attachment.netns_inode in (0, namespace.inode) else None
 
 
+def _ours(netlink: IPRoute, attachment: Attachment) -> Link | None:
+    """The attachment's link in the pod: under its name as a rule, under another one when somebody renamed it."""
+    link = links.find(netlink, name=attachment.ifname)
+    mark = links.marked(link.alias) if link is not None else None
+    return link if mark is not None and mark[0] == attachment.id else links.find_marked(netlink, attachment.id)
+
+
 def _restore(netlink: IPRoute, link: Link, original: Original | None) -> None:
     """Gives a function's netdev its name, MAC, MTU and alternative names back, and takes the mark off last."""
-    links.change(netlink, link.index, f"take {link.name} down", state="down")
+    if link.up:
+        links.change(netlink, link.index, f"take {link.name} down", state="down")
+    attributes: dict[str, str | int] = {"ifalias": ""}
     if original is not None:
-        attributes: dict[str, str | int] = {}
+        links.restore_altnames(netlink, link.index, original.altnames)
         if original.mac and link.mac != original.mac:
             attributes["address"] = original.mac
         if original.mtu and link.mtu != original.mtu:
             attributes["mtu"] = original.mtu
         if link.name != original.name:
             attributes["ifname"] = _free_name(netlink, link, original.name)
-        if attributes:
-            links.change(netlink, link.index, f"restore {link.name} to {attributes}", **attributes)
-        links.restore_altnames(netlink, link.index, original.altnames)
-    links.change(netlink, link.index, f"take the mark off {link.name}", ifalias="")
+    # The kernel takes these in one step, the alias after the others.
+    links.change(netlink, link.index, f"restore {link.name} to {attributes}", **attributes)
 
 
 def _free_name(netlink: IPRoute, link: Link, wanted: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from cni.node.netns import NodeNamespace
+from cni.node.netns import NetworkNamespace
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def _string(raw: bytes) -> str:
 class LinkEvents:
     """Tells subscribers of each event in the node's namespace; `on_loss` when the kernel had to drop some."""
 
-    def __init__(self, node: NodeNamespace) -> None:
+    def __init__(self, node: NetworkNamespace) -> None:
         self._node = node
         self._subscribers: list[Callable[[LinkEvent], None]] = []
         self._on_loss: list[Callable[[], None]] = []

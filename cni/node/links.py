@@ -92,26 +92,18 @@ def find_marked(netlink: IPRoute, identity: str) -> Link | None:
     return next((link for link in all_links(netlink) if link.alias.startswith(begin)), None)
 
 
-def create_veth(netlink: IPRoute, *, ifname: str, peer: str, peer_namespace: int, mac: str, mtu: int) -> Link:
-    """Makes the pair from inside the pod's namespace, so that nothing has to be moved (moving costs 15 to 20 ms)."""
+def create_veth(netlink: IPRoute, *, name: str, peer: str, peer_namespace: int, peer_mac: str, mtu: int) -> None:
+    """Makes a pair with this end up and the peer in its namespace at once: moving it later costs 15 to 20 ms."""
     options: dict[str, Any] = {"mtu": mtu} if mtu else {}
+    far: dict[str, Any] = {"ifname": peer, "net_ns_fd": peer_namespace, **options}
+    if peer_mac:
+        far["address"] = peer_mac
     try:
-        netlink.link(
-            "add",
-            ifname=ifname,
-            kind="veth",
-            **options,
-            **({"address": mac} if mac else {}),
-            peer={"ifname": peer, "net_ns_fd": peer_namespace, **options},
-        )
+        netlink.link("add", ifname=name, kind="veth", state="up", **options, peer=far)
     except NetlinkError as error:
-        if error.code == errno.EEXIST and find(netlink, name=ifname) is not None:
-            raise _taken(ifname) from error
-        raise LinkFailed(f"the kernel refused to make the veth pair {ifname} - {peer}", details=str(error)) from error
-    link = find(netlink, name=ifname)
-    if link is None:
-        raise LinkFailed(f"the veth pair {ifname} - {peer} vanished as soon as it was made; did the sandbox end?")
-    return link
+        if error.code == errno.EEXIST and find(netlink, name=name) is None:
+            raise _taken(peer) from error
+        raise LinkFailed(f"the kernel refused to make the veth pair {name} - {peer}", details=str(error)) from error
 
 
 def rename_possible(netlink: IPRoute, ifname: str) -> None:

@@ -1,6 +1,7 @@
 """The OVS side of an attachment where this machine has the switch: representor or veth end, port, flows."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -8,10 +9,13 @@ from pyroute2 import IPRoute
 
 from cni.node import links
 from cni.node.attachments import Attachment
-from cni.node.errors import SwitchFailed
-from cni.node.netns import NodeNamespace
+from cni.node.errors import LinkFailed, SwitchFailed
+from cni.node.keyed_locks import KeyedLocks
+from cni.node.netns import NetworkNamespace
 from cni.node.representors import Representors
 from cni.node.switch import Switch, SwitchPort
+
+_log = logging.getLogger(__name__)
 
 Reached = Callable[[str, str], None]
 """Told of each stage (`representor`, `port`, `flows`) with the node's netdev."""
@@ -47,12 +51,15 @@ class OvsSide(Protocol):
 
 class LocalOvsSide:
     def __init__(
-        self, switch: Switch, representors: Representors, node: NodeNamespace, *, representor_seconds: float
+        self, switch: Switch, representors: Representors, node: NetworkNamespace, *, representor_seconds: float
     ) -> None:
         self._switch = switch
         self._representors = representors
         self._node = node
         self._representor_seconds = representor_seconds
+        self._locks = KeyedLocks()
+        self._users: dict[str, str] = {}
+        self._quieting: set[asyncio.Task[None]] = set()
 
     def problem(self) -> str:
         return self._switch.problem()
@@ -82,8 +89,13 @@ class LocalOvsSide:
 
     async def unplug(self, attachment: Attachment) -> None:
         await self._switch.unplug(attachment.id)
+        for link in [link for link, user in self._users.items() if user == attachment.id]:
+            del self._users[link]
         if attachment.function is not None and (link := self._present(attachment)):
-            await self._node.run(lambda netlink: _take_down(netlink, link))
+            # The port is gone and nothing passes any more; the 20 ms that the kernel takes for this are nobody's wait.
+            task = asyncio.create_task(self._quiet(link), name=f"quiet {link}")
+            self._quieting.add(task)
+            task.add_done_callback(self._quieting.discard)
 
     async def mismatch(self, attachment: Attachment) -> str:
         link = self._present(attachment) if attachment.function is not None else attachment.link
@@ -110,6 +122,7 @@ class LocalOvsSide:
         if attachment.function is None:
             return
         mtu = attachment.assignment.mtu
+        self._users[link] = attachment.id
 
         def work(netlink: IPRoute) -> None:
             found = links.find(netlink, name=link)
@@ -119,7 +132,17 @@ class LocalOvsSide:
             if options or not found.up:
                 links.change(netlink, found.index, f"take {link} up", state="up", **options)
 
-        await self._node.run(work)
+        async with self._locks.hold(link):
+            await self._node.run(work)
+
+    async def _quiet(self, link: str) -> None:
+        """Takes a representor down that nobody uses (again)."""
+        async with self._locks.hold(link):
+            if link not in self._users:
+                try:
+                    await self._node.run(lambda netlink: _take_down(netlink, link))
+                except LinkFailed as error:
+                    _log.warning("%s (%s)", error, error.details)
 
 
 def switch_port(attachment: Attachment, link: str) -> SwitchPort:

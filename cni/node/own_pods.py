@@ -28,7 +28,7 @@ from cni.node.errors import (
     TryLater,
     UnknownContainer,
 )
-from cni.node.finishing import to_the_end
+from cni.node.finishing import to_the_end, together
 from cni.node.keyed_locks import KeyedLocks
 from cni.node.netns import NetworkNamespace, opened
 from cni.node.ovs_side import OvsSide
@@ -188,6 +188,7 @@ class OwnPods:
         with opened(call.netns) as namespace:
             if namespace.inode == self._node_inode:
                 raise BadEnvironment(f"CNI_NETNS {call.netns} is the node's own network namespace, not a pod's")
+            namespace.warm()
             device = await asyncio.to_thread(resolve, self._sysfs, call.device_id) if call.device_id else None
             waited_for.append("the device")
             await self._reserve(call, identity, device)
@@ -250,20 +251,8 @@ class OwnPods:
 
             await self._ovs.plug(attachment, deadline=self._limits.flows, reached=reached)
 
-        made = asyncio.create_task(container())
-        plugged = asyncio.create_task(switch())
-        tasks: set[asyncio.Task[Any]] = {made, plugged}
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        finally:
-            unfinished = {task for task in tasks if not task.done()}
-            for task in unfinished:
-                task.cancel()
-            if unfinished:
-                await to_the_end(asyncio.wait(unfinished))
-        for task in sorted(tasks, key=lambda one: one.cancelled()):
-            task.result()
-        return made.result()
+        interfaces, _ = await together(container(), switch())
+        return interfaces
 
     async def _assignment(self, call: Call) -> Assignment:
         _, assignment = await self._pods.assignment(
