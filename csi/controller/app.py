@@ -17,6 +17,7 @@ from csi.identity_service import IdentityService
 from dpu_offload_stubs.csi import csi_pb2_grpc
 from foundation.daemon.running import Daemon, StartError, run
 from foundation.daemon.serving import ErrorTable, TlsFiles, listen_unix, make_server
+from foundation.daemon.tls import TlsError, WatchedFiles
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import ConfigurationInvalid
 from foundation.kube.reflector import Reflector
@@ -26,8 +27,11 @@ from foundation.kube.resources import NODES, PERSISTENT_VOLUMES, VOLUME_ATTACHME
 async def start(config: CsiControllerConfig, daemon: Daemon) -> None:
     try:
         registry = Registry.open(config.backends, default=config.default_backend)
+        tls = TlsFiles(ca=config.tls.ca, certificate=config.tls.certificate, key=config.tls.key)
+        # Read once here, so that a wrong path is known now and not with the first publish.
+        WatchedFiles(tls)
         kube = await KubeClient.connect(config.kubeconfig, config.context)
-    except (BadSection, ConfigurationInvalid) as error:
+    except (BadSection, ConfigurationInvalid, TlsError) as error:
         raise StartError(str(error)) from error
     daemon.on_stop(kube.close)
     nodes = Reflector(kube, NODES)
@@ -35,7 +39,7 @@ async def start(config: CsiControllerConfig, daemon: Daemon) -> None:
     attachments = Reflector(kube, VOLUME_ATTACHMENTS)
     classes = Reflector(kube, VOLUME_ATTRIBUTES_CLASSES)
     directory = Directory(nodes.store)
-    dpus = Dpus(TlsFiles(ca=config.tls.ca, certificate=config.tls.certificate, key=config.tls.key), config.dpu)
+    dpus = Dpus(tls, config.dpu)
     daemon.on_stop(dpus.close)
     calls = Calls()
     parts = Parts(registry=registry, directory=directory, dpus=dpus, calls=calls)
