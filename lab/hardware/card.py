@@ -62,7 +62,6 @@ class Card:
         self._uevents = UeventSender()
         self._controllers: dict[str, Controller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._inodes: dict[str, int] = {}
 
     async def run(self) -> None:
         """Follow the directory until cancelled."""
@@ -71,14 +70,12 @@ class Card:
         with DirectoryWatch(self._directory) as watch:
             try:
                 while True:
-                    slots = {slot.name: slot for slot in self._directory.iterdir() if _SLOT.fullmatch(slot.name)}
-                    # By inode: a directory that was removed and made again in between is another one.
-                    present = {name: slot.stat().st_ino for name, slot in slots.items()}
-                    for name in [name for name, inode in self._inodes.items() if present.get(name) != inode]:
-                        await self._unplug(name)
-                    for name in present.keys() - self._inodes.keys():
-                        self._inodes[name] = present[name]
-                        self._tasks[name] = asyncio.create_task(self._follow(slots[name]), name=name)
+                    for name in [name for name, task in self._tasks.items() if task.done()]:
+                        self._tasks.pop(name).result()
+                    for slot in sorted(self._directory.iterdir()):
+                        if _SLOT.fullmatch(slot.name) and slot.name not in self._tasks:
+                            self._tasks[slot.name] = asyncio.create_task(self._slot(slot), name=slot.name)
+                            self._tasks[slot.name].add_done_callback(lambda _task: watch.wake())
                     await watch.changed()
             finally:
                 for task in self._tasks.values():
@@ -86,29 +83,31 @@ class Card:
                 await asyncio.gather(*self._tasks.values(), return_exceptions=True)
                 self._uevents.close()
 
-    async def _unplug(self, slot: str) -> None:
-        task = self._tasks.pop(slot)
-        del self._inodes[slot]
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        controller = self._controllers.get(slot)
+    async def _slot(self, slot: Path) -> None:
+        """One life of a function's directory: follow it while it is there, unplug the function when it goes."""
+        try:
+            watch = DirectoryWatch(slot)
+            with watch:
+                await self._follow(slot, watch)
+        except FileNotFoundError:
+            pass  # gone before it could be watched
+        controller = self._controllers.get(slot.name)
         if controller is not None:
             for nsid in list(controller.disks):
                 await self._remove(controller, nsid)
-            self._drop(slot, controller)
+            self._drop(slot.name, controller)
 
-    async def _follow(self, slot: Path) -> None:
-        with DirectoryWatch(slot) as watch:
-            while True:
-                try:
-                    reader, writer = await asyncio.open_unix_connection(slot / "cntrl", limit=LONGEST_LINE)
-                except (FileNotFoundError, ConnectionRefusedError):
-                    await watch.changed()
-                    continue
-                try:
-                    await self._serve(slot.name, reader)
-                finally:
-                    writer.close()
+    async def _follow(self, slot: Path, watch: DirectoryWatch) -> None:
+        while not watch.deleted:
+            try:
+                reader, writer = await asyncio.open_unix_connection(slot / "cntrl", limit=LONGEST_LINE)
+            except (FileNotFoundError, ConnectionRefusedError):
+                await watch.changed()
+                continue
+            try:
+                await self._serve(slot.name, reader)
+            finally:
+                writer.close()
 
     async def _serve(self, slot: str, reader: asyncio.StreamReader) -> None:
         async for line in reader:

@@ -187,6 +187,22 @@ async def test_a_function_whose_directory_goes_is_unplugged(layout: Layout, card
     await emulation.die()
     assert node.exists()
     slot.rmdir()
-    await until(lambda: not node.exists(), "the node goes")
-    assert not Sysfs(layout.sysfs(HOST_NODE)).nvme_controllers(plan.storage_function(4))
+    sysfs = Sysfs(layout.sysfs(HOST_NODE))
+    await until(lambda: not sysfs.nvme_controllers(plan.storage_function(4)), "the controller goes")
+    assert not node.exists()
     assert await loops.below(layout.run) == []
+
+
+async def test_a_function_that_is_made_again_at_once_is_another_one(layout: Layout, card: Card) -> None:
+    file = backing_file(layout)
+    slot = layout.functions / "pf0vf5"
+    node = layout.devices / "nvme0n1"
+    for _ in range(5):
+        emulation = Emulation(slot)
+        await emulation.start()
+        await emulation.send(CONTROLLER, namespace(file))
+        await until(node.exists, "a block node appears")
+        await emulation.send({"event": "namespace_remove", "nsid": 1})
+        await until(lambda: not node.exists(), "the node goes")
+        await emulation.die()
+        slot.rmdir()
