@@ -7,7 +7,6 @@ exactly what to send would need: the four calls of an attachment one after anoth
 import asyncio
 import itertools
 import logging
-import os
 import statistics
 import sys
 import tempfile
@@ -33,6 +32,7 @@ ROUNDS = 15
 AT_ONCE = 40
 MANY = 250
 IDLE_SECONDS = 15.0
+SETTLED_SECONDS = 12.0
 HOST_NQN = "nqn.2026-11.io.dpu-offload:host.bench"
 ADDRESS = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1"}
 
@@ -109,12 +109,9 @@ class Bench:
         return sum(one.state == attacher_pb2.ATTACHMENT_STATE_ATTACHED for one in listed.attachments)
 
     def cpu_seconds(self) -> float:
-        """Of the daemons, since their start."""
-        ticks = 0
-        for pid in self.pids:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        """Of the daemons, since their start; to the nanosecond, which /proc/PID/stat is not."""
+        tasks = [task for pid in self.pids for task in Path(f"/proc/{pid}/task").iterdir()]
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 @asynccontextmanager
@@ -191,7 +188,8 @@ async def many(bench: Bench) -> None:
         floor=None,
         goal={"of": "value", "max": 300},
     )
-    await asyncio.sleep(2.0)
+    # Until the long beat has seen what was attached.
+    await asyncio.sleep(SETTLED_SECONDS)
     before = bench.cpu_seconds()
     await asyncio.sleep(IDLE_SECONDS)
     report.add(

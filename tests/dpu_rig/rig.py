@@ -237,7 +237,9 @@ class DpuRig:
 
     # --- at the target
 
-    async def volume(self, key: str, *, ports: tuple[int, ...] = (), mib: int = 8, admit: bool = True) -> Volume:
+    async def volume(
+        self, key: str, *, ports: tuple[int, ...] = (), mib: int = 8, admit: bool = True, disk: str = ""
+    ) -> Volume:
         ports = ports or (free_port(),)
         volume = Volume(
             id=f"main:{key}",
@@ -246,19 +248,21 @@ class DpuRig:
             ports=ports,
             addresses=("127.0.0.1",) * len(ports),
         )
-        await self.serve(volume, mib=mib, admit=admit)
+        await self.serve(volume, mib=mib, admit=admit, disk=disk)
         return volume
 
-    async def serve(self, volume: Volume, *, mib: int = 8, admit: bool = True) -> None:
+    async def serve(self, volume: Volume, *, mib: int = 8, admit: bool = True, disk: str = "") -> None:
         """Make the volume at the target, as after the target's restart."""
         call = self.at_target.call
-        disk = {"name": volume.id, "num_blocks": mib * 2048, "block_size": 512, "uuid": volume.uuid}
-        await call("bdev_malloc_create", disk)
+        if not disk:
+            disk = volume.id
+            made = {"name": disk, "num_blocks": mib * 2048, "block_size": 512, "uuid": volume.uuid}
+            await call("bdev_malloc_create", made)
         await call("nvmf_create_subsystem", {"nqn": volume.nqn, "max_namespaces": 1})
         if admit:
             await call("nvmf_subsystem_add_host", {"nqn": volume.nqn, "host": HOST_NQN})
         namespace = {
-            "bdev_name": volume.id,
+            "bdev_name": disk,
             "nsid": 1,
             "uuid": volume.uuid,
             "nguid": volume.uuid.replace("-", "").upper(),
