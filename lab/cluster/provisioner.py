@@ -16,7 +16,8 @@ from foundation.kube import resources
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import AlreadyExists, NotFound
 from foundation.kube.models.core import PersistentVolume, PersistentVolumeClaim
-from foundation.kube.reflector import Reflector
+from foundation.kube.models.storage import VolumeAttachment
+from foundation.kube.reflector import Change, Reflector
 from lab.cluster import retries
 from lab.kubelet.volumes import volume_capability
 
@@ -50,7 +51,13 @@ class Provisioner:
         self.volumes_queue: KeyedQueue[str] = KeyedQueue(self._delete, backoff=backoff)
         self._claims.subscribe(lambda change: self.claims_queue.add(change.key))
         self._volumes.subscribe(lambda change: self.volumes_queue.add(change.key))
-        self.reflectors = (self._classes, self._claims, self._volumes)
+        self._attachments = Reflector(client, resources.VOLUME_ATTACHMENTS)
+        self._attachments.subscribe(self._attachment_changed)
+        self.reflectors = (self._classes, self._claims, self._volumes, self._attachments)
+
+    def _attachment_changed(self, change: Change[VolumeAttachment]) -> None:
+        if change.new is None and change.old is not None:
+            self.volumes_queue.add(change.old.spec.source.persistent_volume_name or "")
 
     async def _provision(self, key: str) -> None:
         claim = self._claims.store.get(key)
@@ -125,6 +132,8 @@ class Provisioner:
         released = volume.status.phase == "Released" or bool(volume.metadata.deletion_timestamp)
         if not released or volume.spec.persistent_volume_reclaim_policy != "Delete":
             return
+        if any(attachment.spec.source.persistent_volume_name == key for attachment in self._attachments.store.values()):
+            return  # still attached; looked at again when the attachment goes
         try:
             await self._controller.DeleteVolume(
                 csi_pb2.DeleteVolumeRequest(volume_id=volume.spec.csi.volume_handle), timeout=retries.PROVISION_SECONDS

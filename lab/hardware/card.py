@@ -22,6 +22,7 @@ import uuid as uuid_module
 from collections.abc import Mapping
 from pathlib import Path
 
+from foundation.daemon.work import Backoff
 from lab.hardware import loops, plan
 from lab.hardware.inotify import DirectoryWatch
 from lab.hardware.sysfs import SysfsTree
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _SLOT = re.compile(r"pf(\d+)vf(\d+)")
 LONGEST_LINE = 1 << 20
+_REFUSED = Backoff(initial=0.01, maximum=0.5)
 
 
 @dataclasses.dataclass
@@ -98,12 +100,19 @@ class Card:
             self._drop(slot.name, controller)
 
     async def _follow(self, slot: Path, watch: DirectoryWatch) -> None:
+        refused = 0
         while not watch.deleted:
             try:
                 reader, writer = await asyncio.open_unix_connection(slot / "cntrl", limit=LONGEST_LINE)
-            except (FileNotFoundError, ConnectionRefusedError):
+            except FileNotFoundError:
                 await watch.changed()
                 continue
+            except ConnectionRefusedError:
+                # Bound but not listening yet, or left by a killed server: no event tells when that ends.
+                refused += 1
+                await watch.changed(within=_REFUSED.delay(refused))
+                continue
+            refused = 0
             try:
                 await self._serve(slot.name, reader)
             finally:

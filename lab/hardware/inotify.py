@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import struct
@@ -53,9 +54,10 @@ class DirectoryWatch:
         asyncio.get_running_loop().remove_reader(self._descriptor)
         os.close(self._descriptor)
 
-    async def changed(self) -> None:
-        """Wait for the next change. Bounded by the caller: a directory may well never change."""
-        await self._changed.wait()
+    async def changed(self, *, within: float | None = None) -> None:
+        """Wait for the next change, ``within`` seconds at the most; None: a directory may well never change."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), within)
         self._changed.clear()
 
     def wake(self) -> None:
