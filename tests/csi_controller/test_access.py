@@ -1,7 +1,6 @@
 """Who may have a volume, in which mode, and that whoever may not is cut off, dead or alive."""
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +32,20 @@ async def hosts(plant: Plant, volume: csi_pb2.Volume) -> set[str]:
 DPU1, DPU2 = identity.host_nqn("host1-dpu"), identity.host_nqn("host2-dpu")
 
 
-@pytest.mark.parametrize(
-    "mode", [Mode.SINGLE_NODE_WRITER, Mode.SINGLE_NODE_SINGLE_WRITER, Mode.SINGLE_NODE_MULTI_WRITER]
-)
-async def test_a_single_writer_stays_single(two: Plant, mode: Mode.Mode.ValueType) -> None:
-    capability = mount_capability(mode)
-    volume = await two.create(capability=capability)
-    assert await hosts(two, volume) == set()
-    await two.publish(volume, "host1", capability)
-    words = await refused(two.publish(volume, "host2", capability), grpc.StatusCode.FAILED_PRECONDITION)
-    assert DPU1 in words
-    assert await hosts(two, volume) == {DPU1}
-    assert not two.dpus["host2"].attached
-    await two.unpublish(volume, "host1")
-    await two.publish(volume, "host2", capability)
-    assert await hosts(two, volume) == {DPU2}
+async def test_a_single_writer_stays_single(two: Plant) -> None:
+    for mode in (Mode.SINGLE_NODE_WRITER, Mode.SINGLE_NODE_SINGLE_WRITER, Mode.SINGLE_NODE_MULTI_WRITER):
+        capability = mount_capability(mode)
+        volume = await two.create(f"pvc-{mode}", capability=capability)
+        assert await hosts(two, volume) == set()
+        await two.publish(volume, "host1", capability)
+        words = await refused(two.publish(volume, "host2", capability), grpc.StatusCode.FAILED_PRECONDITION)
+        assert DPU1 in words
+        assert await hosts(two, volume) == {DPU1}
+        assert not two.dpus["host2"].attached
+        await two.unpublish(volume, "host1")
+        await two.publish(volume, "host2", capability)
+        assert await hosts(two, volume) == {DPU2}
+        await two.unpublish(volume, "host2")
 
 
 async def test_shared_block_is_on_two_hosts_at_once(two: Plant) -> None:
@@ -99,9 +97,7 @@ async def test_unpublish_fences_though_the_dpu_is_dead(two: Plant) -> None:
     volume = await two.create()
     await two.publish(volume, "host1")
     await two.dpus["host1"].stop()
-    started = time.monotonic()
-    await two.unpublish(volume, "host1")
-    assert time.monotonic() - started < 3
+    await asyncio.wait_for(two.unpublish(volume, "host1"), 20)
     assert await hosts(two, volume) == set()
     await two.publish(volume, "host2")
     assert await hosts(two, volume) == {DPU2}
@@ -110,10 +106,8 @@ async def test_unpublish_fences_though_the_dpu_is_dead(two: Plant) -> None:
 async def test_unpublish_fences_though_the_dpu_hangs(two: Plant) -> None:
     volume = await two.create()
     await two.publish(volume, "host1")
-    two.dpus["host1"].faults.delay = 30
-    started = time.monotonic()
-    await two.unpublish(volume, "host1")
-    assert time.monotonic() - started < 3
+    two.dpus["host1"].faults.delay = 300
+    await asyncio.wait_for(two.unpublish(volume, "host1"), 20)
     assert await hosts(two, volume) == set()
 
 
@@ -141,44 +135,45 @@ async def test_unpublish_from_everywhere(two: Plant) -> None:
     assert not any(dpu.attached for dpu in two.dpus.values())
 
 
-@pytest.mark.parametrize(("volume_id", "host"), [("spdk:p0.v" + "a" * 20, "host1"), ("other:x", "host1"), ("?", "h")])
-async def test_unpublish_of_the_unknown_succeeds(one: Plant, volume_id: str, host: str) -> None:
-    await one.unpublish(csi_pb2.Volume(volume_id=volume_id), host)
+async def test_unpublish_of_the_unknown_succeeds(one: Plant) -> None:
+    for volume_id, host in (("spdk:p0.v" + "a" * 20, "host1"), ("other:x", "host1"), ("?", "h")):
+        await one.unpublish(csi_pb2.Volume(volume_id=volume_id), host)
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected", "kept"),
-    [
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.RESOURCE_EXHAUSTED, False),
-        (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INVALID_ARGUMENT, False),
-        (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.FAILED_PRECONDITION, False),
-        (grpc.StatusCode.ABORTED, grpc.StatusCode.ABORTED, True),
-        (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE, True),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.DEADLINE_EXCEEDED, True),
-    ],
-)
-async def test_a_refusing_dpu(one: Plant, answer: grpc.StatusCode, expected: grpc.StatusCode, kept: bool) -> None:
+async def test_a_refusing_dpu(one: Plant) -> None:
     """A final refusal leaves no door open; one that may be work in progress keeps it, for the retry."""
-    volume = await one.create()
-    one.dpus["host1"].faults.refuse = [answer]
-    await refused(one.publish(volume, "host1"), expected)
-    assert bool(await hosts(one, volume)) is kept
-    await one.publish(volume, "host1")
-    assert await hosts(one, volume) == {DPU1}
+    for code, kept in (
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, False),
+        (grpc.StatusCode.INVALID_ARGUMENT, False),
+        (grpc.StatusCode.FAILED_PRECONDITION, False),
+        (grpc.StatusCode.ABORTED, True),
+        (grpc.StatusCode.UNAVAILABLE, True),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, True),
+    ):
+        volume = await one.create(code.name)
+        one.dpus["host1"].faults.refuse = [code]
+        await refused(one.publish(volume, "host1"), code)
+        assert bool(await hosts(one, volume)) is kept, code
+        await one.publish(volume, "host1")
+        assert await hosts(one, volume) == {DPU1}
 
 
 async def test_a_retry_joins_the_running_publish(one: Plant) -> None:
     volume = await one.create()
-    one.dpus["host1"].faults.delay = 1.2
+    gate = one.dpus["host1"].faults.gate = asyncio.Event()
     request = csi_pb2.ControllerPublishVolumeRequest(
         volume_id=volume.volume_id,
         node_id="host1",
         volume_capability=mount_capability(),
         volume_context=volume.volume_context,
     )
-    await refused(one.controller.ControllerPublishVolume(request, timeout=0.9), grpc.StatusCode.ABORTED)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await one.controller.ControllerPublishVolume(request, timeout=1.2)
+    assert caught.value.code() in (grpc.StatusCode.ABORTED, grpc.StatusCode.DEADLINE_EXCEEDED)
     await refused(one.delete(volume), grpc.StatusCode.ABORTED)
-    answers = await asyncio.gather(*(one.controller.ControllerPublishVolume(request, timeout=9) for _ in range(5)))
+    retries = [asyncio.ensure_future(one.controller.ControllerPublishVolume(request, timeout=30)) for _ in range(5)]
+    gate.set()
+    answers = await asyncio.gather(*retries)
     assert all(dict(answer.publish_context) == dict(answers[0].publish_context) for answer in answers)
     assert one.dpus["host1"].calls.count("Attach") == 1
 

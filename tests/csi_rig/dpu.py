@@ -54,9 +54,10 @@ class Attached:
 
 @dataclass
 class Faults:
-    """What goes wrong next: seconds before an answer, and codes with which calls are refused, in order."""
+    """What goes wrong next: seconds or an event before an answer, and codes with which calls are refused, in order."""
 
     delay: float = 0.0
+    gate: asyncio.Event | None = None
     refuse: list[grpc.StatusCode] = field(default_factory=list)
     lag: float = 0.0
 
@@ -175,6 +176,8 @@ class StandInDpu(attacher_pb2_grpc.VolumeAttacherServicer):
         self.calls.append(call)
         if self.faults.delay:
             await asyncio.sleep(self.faults.delay)
+        if self.faults.gate is not None:
+            await self.faults.gate.wait()
         if self.faults.refuse:
             raise Refused(self.faults.refuse.pop(0), "told to refuse")
 

@@ -85,7 +85,7 @@ class Plant:
             "kubeconfig": str(self.kubeconfig),
             "tls": TlsConfig(ca=str(tls.ca), certificate=str(tls.certificate), key=str(tls.key)),
             "backends": {"spdk": section(self.target)},
-            "dpu": DpuConfig(attach_seconds=10, detach_seconds=1, list_seconds=1),
+            "dpu": DpuConfig(attach_seconds=20, detach_seconds=1, list_seconds=10),
             "garbage": GarbageConfig(every_seconds=3600),
         }
         return CsiControllerConfig(**{**settings, **more})
@@ -101,7 +101,7 @@ class Plant:
             "dev_root": str(dpu.devices),
             "state_directory": str(self.directory / host / "state"),
             "physical_functions": {"0": PHYSICAL},
-            "disk_seconds": 5.0,
+            "disk_seconds": 20.0,
             "rescan_seconds": 0.2,
         }
         return CsiNodeHostConfig(**{**settings, **more})
