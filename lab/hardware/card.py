@@ -12,6 +12,7 @@ function's directory goes, the function is unplugged.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
@@ -21,6 +22,7 @@ import stat
 import uuid as uuid_module
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from foundation.daemon.work import Backoff
 from lab.hardware import loops, plan
@@ -119,19 +121,9 @@ class Card:
                 writer.close()
 
     async def _serve(self, slot: str, reader: asyncio.StreamReader) -> None:
-        async for line in reader:
-            event = json.loads(line)
-            match event["event"]:
-                case "controller":
-                    await self._controller(slot, event)
-                case "namespace_add":
-                    await self._add(self._controllers[slot], event)
-                case "namespace_remove":
-                    await self._remove(self._controllers[slot], event["nsid"])
-                case "namespace_resize":
-                    await self._resize(self._controllers[slot], event["nsid"], event["size"])
-                case other:
-                    raise ValueError(f"function {slot}: the emulation sent an unknown event {other!r}")
+        with contextlib.suppress(ConnectionResetError):  # a killed server, as good as the end of its stream
+            async for line in reader:
+                await self._take(slot, json.loads(line))
         controller = self._controllers.get(slot)
         if controller is None:
             return
@@ -141,7 +133,20 @@ class Card:
         else:
             self._drop(slot, controller)
 
-    async def _controller(self, slot: str, event: Mapping[str, object]) -> None:
+    async def _take(self, slot: str, event: Mapping[str, Any]) -> None:
+        match event["event"]:
+            case "controller":
+                await self._controller(slot, event)
+            case "namespace_add":
+                await self._add(self._controllers[slot], event)
+            case "namespace_remove":
+                await self._remove(self._controllers[slot], event["nsid"])
+            case "namespace_resize":
+                await self._resize(self._controllers[slot], event["nsid"], event["size"])
+            case other:
+                raise ValueError(f"function {slot}: the emulation sent an unknown event {other!r}")
+
+    async def _controller(self, slot: str, event: Mapping[str, Any]) -> None:
         nqn = str(event["nqn"])
         current = self._controllers.get(slot)
         if current is not None and current.nqn == nqn:
@@ -172,7 +177,7 @@ class Card:
         self._uevents.send("add", f"{path}/nvme/nvme{index}", "nvme", DEVNAME=f"nvme{index}", NVME_TRTYPE="pcie")
         self._uevents.send("bind", path, "pci", DRIVER="nvme", PCI_SLOT_NAME=controller.pci)
 
-    async def _add(self, controller: Controller, event: Mapping[str, object]) -> None:
+    async def _add(self, controller: Controller, event: Mapping[str, Any]) -> None:
         nsid, uuid, size = int(str(event["nsid"])), str(event["uuid"]), int(str(event["size"]))
         known = controller.disks.get(nsid)
         if known is not None and known.uuid == uuid and known.file == Path(str(event["file"])):
