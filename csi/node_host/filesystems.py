@@ -3,6 +3,7 @@
 Nothing is ever formatted that carries any signature which libblkid knows.
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -14,6 +15,7 @@ from csi.node_host.bounded import blocking
 from csi.node_host.commands import run
 from csi.node_host.disks import Disk
 
+_log = logging.getLogger(__name__)
 DEFAULT: Final = "ext4"
 _HEAD_SECONDS: Final = 30.0
 _BLKID_NOTHING: Final = 2
@@ -62,10 +64,13 @@ class FileSystems:
         """
         if fs_type != "ext4":
             return
-        # fsck(8): 1 corrected, 2 corrected and reboot asked for, 4 and more: errors left.
+        # fsck(8), bits: 1 corrected, 2 reboot asked for, 4 errors left, 8 could not run.
         output = await run("fsck.ext4", "-p", disk.path, seconds=self._seconds, accept=range(256))
-        if output.code >= 4:
-            words = (output.out.strip() or output.err.strip())[-300:]
+        words = (output.out.strip() or output.err.strip())[-300:]
+        if output.code & 8:
+            # E.g. still mounted in some container's mount namespace. Whether it can be mounted is for mount to say.
+            _log.warning("%s was not checked: %s", disk.path, words)
+        if output.code & 4:
             raise FailedPrecondition(
                 f"the file system on {disk.path} is damaged beyond automatic repair (fsck.ext4 said {output.code}): "
                 f"{words}; run fsck.ext4 by hand"
