@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from cni.link.service import LinkService, error_table
+from cni.node.adding import Adding, Limits
 from cni.node.attachments import AttachmentStore
 from cni.node.config import CniNodeConfig
 from cni.node.container import ContainerSide
@@ -18,9 +19,10 @@ from cni.node.link_messages import to_message
 from cni.node.modes import MODES
 from cni.node.netns import NetworkNamespace, node_namespace
 from cni.node.ovs_side import LocalOvsSide, OvsSide
-from cni.node.own_pods import Limits, OwnPods
+from cni.node.own_pods import OwnPods
 from cni.node.pods import Pods
 from cni.node.remote_side import RemoteOvsSide
+from cni.node.removing import Removing
 from cni.node.representors import Representors
 from cni.node.server import CniServer
 from cni.node.switch import Switch
@@ -80,19 +82,28 @@ class _Assembly:
         )
         self._keeper = keeper
         pods = Pods(client, config.node_name)
-        own = OwnPods(
+        removing = Removing(store=self._store, locks=self._locks, container=container, ovs=ovs, later=keeper.add_later)
+        adding = Adding(
             store=self._store,
-            locks=self._locks,
             pods=pods,
             sysfs=self._sysfs,
             container=container,
             ovs=ovs,
+            removing=removing,
             node_inode=node.inode,
             limits=Limits(assignment=config.assignment_seconds, flows=config.flows_seconds),
-            later=keeper.add_later,
+        )
+        own = OwnPods(
+            store=self._store,
+            locks=self._locks,
+            pods=pods,
+            container=container,
+            ovs=ovs,
+            adding=adding,
+            removing=removing,
         )
         host = self._host_pods(local) if mode.serves_host and local is not None else None
-        keeper.keep(own, host)
+        keeper.keep(removing, host)
         daemon.spawn(pods.run(), name="pods")
         events.subscribe(keeper.note, on_loss=keeper.add_all)
         if switch is not None:

@@ -1,12 +1,13 @@
 """Attachments on disk: written before anything is done, so that a killed cni-node knows what it was doing.
 
-One file an attachment: the SHA-256 of the rest, a line feed, then JSON. A file replaces its predecessor at once
-(write, fsync, rename, fsync of the directory). A damaged file is set aside and counts as absent: what it described is
-then found by its marks in OVS and on links, and removed as an orphan.
+One file an attachment: the SHA-256 of the rest, a line feed, then JSON. A file replaces its predecessor at once (write,
+rename): from then on the end of this process costs nothing. `flush` guards against the end of the machine (fsync of
+file and directory); it runs beside the work, because links do not survive that end anyway, and is awaited before ADD
+answers. A damaged file is set aside and counts as absent: what it described is then found by its marks in OVS and on
+links, and removed as an orphan.
 """
 
 import asyncio
-import contextlib
 import hashlib
 import itertools
 import logging
@@ -134,53 +135,47 @@ class AttachmentStore:
             None,
         )
 
-    async def put(self, attachment: Attachment, *, durable: bool = True) -> None:
-        """Returns when it is on disk (`durable`), or at least safe from the end of this process.
+    def put(self, attachment: Attachment) -> None:
+        """Safe from the end of this process when it returns; some tens of microseconds.
 
         Raises InputFailed; then nothing is known that was not known before.
         """
-        before = self._found.get(attachment.id)
-        self._found[attachment.id] = attachment
         try:
-            await asyncio.to_thread(self._write, attachment, durable)
+            self._write(attachment)
         except OSError as error:
-            if before is None:
-                with contextlib.suppress(OSError):
-                    await self.remove(attachment.id)
-                self._found.pop(attachment.id, None)
-            else:
-                self._found[attachment.id] = before
+            if attachment.id not in self._found:
+                self._path(attachment.id).unlink(missing_ok=True)
             raise InputFailed(
                 f"cannot write attachment {attachment.id} below {self._directory}: {error.strerror}; "
                 "see whether the file system is full or read-only"
             ) from error
+        self._found[attachment.id] = attachment
 
-    async def remove(self, identity: str) -> None:
-        await asyncio.to_thread(self._path(identity).unlink, missing_ok=True)
+    async def flush(self, identity: str) -> None:
+        """Returns when what was put is on the disk. Raises InputFailed."""
+        try:
+            await asyncio.to_thread(_sync, self._path(identity))
+        except OSError as error:
+            raise InputFailed(
+                f"attachment {identity} does not reach the disk below {self._directory}: {error.strerror}"
+            ) from error
+
+    def remove(self, identity: str) -> None:
+        """Succeeds when there is none. Raises InputFailed."""
+        try:
+            self._path(identity).unlink(missing_ok=True)
+        except OSError as error:
+            raise InputFailed(
+                f"cannot remove attachment {identity} from {self._directory}: {error.strerror}"
+            ) from error
         self._found.pop(identity, None)
 
     def _path(self, identity: str) -> Path:
         return self._directory / f"{identity}.json"
 
-    def _write(self, attachment: Attachment, durable: bool) -> None:
+    def _write(self, attachment: Attachment) -> None:
         body = msgspec.json.encode(attachment)
-        text = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
-        self._replace(self._path(attachment.id), text, durable=durable)
-
-    def _replace(self, path: Path, text: bytes, *, durable: bool) -> None:
-        fresh = path.with_suffix(".new")
-        with open(fresh, "wb") as file:
-            file.write(text)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(fresh, path)
-        if durable:
-            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+        _replace(self._path(attachment.id), hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
     def _load(self) -> dict[str, Attachment]:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -198,8 +193,24 @@ class AttachmentStore:
         text = counter.read_text() if counter.exists() else ""
         newest = max((one.generation >> 32 for one in found.values()), default=0)
         self.epoch = max(int(text) if text.isdigit() else 0, newest) + 1
-        self._replace(counter, str(self.epoch).encode(), durable=True)
+        _replace(counter, str(self.epoch).encode())
+        _sync(counter)
         return found
+
+
+def _replace(path: Path, text: bytes) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(text)
+    os.replace(fresh, path)
+
+
+def _sync(path: Path) -> None:
+    for target in (path, path.parent):
+        fd = os.open(target, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _read(path: Path) -> Attachment | None:

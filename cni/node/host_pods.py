@@ -11,7 +11,7 @@ from cni.link.service import Progress
 from cni.node.assignment import ANNOTATION, parse, port_name
 from cni.node.attachments import Attachment, AttachmentStore
 from cni.node.errors import BadConfiguration, CniNodeError, InputFailed, LinkFailed
-from cni.node.finishing import to_the_end
+from cni.node.finishing import to_the_end, together
 from cni.node.keyed_locks import KeyedLocks
 from cni.node.link_messages import from_message, to_message
 from cni.node.ovs_side import LocalOvsSide
@@ -144,7 +144,7 @@ class HostPods:
         """Under its lock. Raises a CniNodeError when OVS is away; the attachment then stays, to be removed later."""
         attachment = msgspec.structs.replace(attachment, phase="deleting")
         try:
-            await self._store.put(attachment)
+            self._store.put(attachment)
         except InputFailed as error:
             _log.warning("%s", error)
         try:
@@ -152,7 +152,7 @@ class HostPods:
         except CniNodeError:
             self._later(attachment.id)
             raise
-        await self._store.remove(attachment.id)
+        self._store.remove(attachment.id)
 
     def _accepted(self, wanted: link_pb2.Attachment) -> Attachment:
         """Checks all that needs no waiting. Raises PlugFailed."""
@@ -204,7 +204,7 @@ class HostPods:
             raise PlugFailed(link_pb2.REASON_NO_REPRESENTOR, str(error)) from error
         await self._make_free(attachment, link)
         attachment = msgspec.structs.replace(attachment, link=link)
-        await self._store.put(attachment)
+        self._store.put(attachment)
         reached = ["representor"]
 
         def note(stage: str, netdev: str) -> None:
@@ -213,14 +213,15 @@ class HostPods:
                 progress(_STAGES[stage], netdev)
 
         try:
-            await self._ovs.plug(attachment, deadline=end - loop.time(), reached=note)
+            plugging = self._ovs.plug(attachment, deadline=end - loop.time(), reached=note)
+            await together(plugging, self._store.flush(attachment.id))
         except CniNodeError as error:
             reason = link_pb2.REASON_FLOWS_MISSING if reached[-1] == "port" else link_pb2.REASON_SWITCH_FAILED
             if reached[-1] == "representor" and isinstance(error, LinkFailed):
                 reason = link_pb2.REASON_NO_REPRESENTOR
             raise PlugFailed(reason, f"{error}{f' ({error.details})' if error.details else ''}") from error
         # Ready only now: a predecessor killed before this point undoes it.
-        await self._store.put(msgspec.structs.replace(attachment, phase="ready"), durable=False)
+        self._store.put(msgspec.structs.replace(attachment, phase="ready"))
         progress(link_pb2.STAGE_FLOWS_INSTALLED, link)
 
     async def _permitted(self, attachment: Attachment, *, deadline: float) -> Attachment:

@@ -16,7 +16,7 @@ from cni.node.keyed_locks import KeyedLocks
 from cni.node.link_events import LinkEvent
 from cni.node.netns import opened
 from cni.node.ovs_side import OvsSide
-from cni.node.own_pods import OwnPods
+from cni.node.removing import Removing
 from cni.node.switch import Switch
 from foundation.daemon.work import Backoff, KeyedQueue
 
@@ -44,13 +44,13 @@ class Keeper:
         self._ovs = ovs
         self._switch = switch
         self._sweep_seconds = sweep_seconds
-        self._own: OwnPods | None = None
+        self._own: Removing | None = None
         self._host: HostPods | None = None
         self._queue = KeyedQueue(
             self._settle, workers=_WORKERS, backoff=Backoff(0.2, 10.0), deadline=_ATTEMPT_SECONDS, name="keeper"
         )
 
-    def keep(self, own: OwnPods, host: HostPods | None) -> None:
+    def keep(self, own: Removing, host: HostPods | None) -> None:
         self._own, self._host = own, host
 
     def add(self, identity: str) -> None:
@@ -134,7 +134,7 @@ class Keeper:
         if self._host is None:
             # This machine no longer serves a host.
             await self._ovs.unplug(attachment)
-            await self._store.remove(attachment.id)
+            self._store.remove(attachment.id)
         elif attachment.phase != "ready":
             await self._host.remove(attachment)
         else:

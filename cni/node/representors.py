@@ -12,7 +12,6 @@ from cni.node.attachments import FunctionRef
 from cni.node.errors import SwitchFailed
 from cni.node.link_events import LinkEvent
 from foundation.pci import PortName, Sysfs, parse_port_name
-from foundation.pci.errors import NoSuchDevice
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +45,11 @@ class Representors:
         return len(self._ports)
 
     def note(self, event: LinkEvent) -> None:
-        """One link event."""
+        """One link event. What a link is on its switch never changes, so only new and renamed ones are looked at."""
         before = self._names.pop(event.index, event.name)
+        if before == event.name and not event.gone and event.name in self._ports:
+            self._names[event.index] = event.name
+            return
         if not event.gone:
             self._names[event.index] = event.name
         port = None if event.gone else self._port_of(event)
@@ -109,11 +111,7 @@ class Representors:
     def _port_of(self, event: LinkEvent) -> tuple[str, PortName] | None:
         switch_id, text = event.switch_id, event.port_name
         if not (switch_id and text):
-            try:
-                netdev = self._sysfs.netdev(event.name)
-            except NoSuchDevice:
-                return None
-            switch_id, text = netdev.switch_id, netdev.port_name
+            switch_id, text = self._sysfs.switch_port(event.name)
         port = parse_port_name(text)
         return (switch_id, port) if switch_id and port is not None else None
 

@@ -165,6 +165,11 @@ class Sysfs:
             pci=parent if _BDF.fullmatch(parent) else "",
         )
 
+    def switch_port(self, name: str) -> tuple[str, str]:
+        """(switch id, port name) of a netdev, ("", "") for one that is no port of a switch; one read as a rule."""
+        switch_id = _text(self._net / name / "phys_switch_id")
+        return (switch_id, _text(self._net / name / "phys_port_name")) if switch_id else ("", "")
+
     def switch_ports(self) -> Iterator[tuple[str, PortName, str]]:
         """(switch id, port, netdev) of every port of an embedded switch; two small reads a netdev, once."""
         for name in _names(self._net):

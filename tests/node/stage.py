@@ -208,10 +208,10 @@ class Stage:
             "node_netns": str(self.network.namespace_path(node)),
             "sysfs_root": str(self.sysfs[node].root),
             "http": f"unix:{self.socket(node)}.http",
-            "assignment_seconds": 5.0,
-            "flows_seconds": 5.0,
+            "assignment_seconds": 20.0,
+            "flows_seconds": 20.0,
             "representor_seconds": 1.0,
-            "unplug_seconds": 2.0,
+            "unplug_seconds": 10.0,
             "link": {"tls": tls, "listen": "127.0.0.1:0", "advertise": ""},
         }
         if node != HOST:
@@ -248,7 +248,7 @@ class Stage:
         fresh.write_text(text)
         fresh.replace(path)
 
-    async def ready(self, node: str, *, seconds: float = 20.0) -> None:
+    async def ready(self, node: str, *, seconds: float = 45.0) -> None:
         connector = aiohttp.UnixConnector(f"{self.socket(node)}.http")
         async with aiohttp.ClientSession(connector=connector) as session, asyncio.timeout(seconds):
             while True:
@@ -262,7 +262,7 @@ class Stage:
                     pass
                 await asyncio.sleep(0.05)
 
-    async def settled(self, *, seconds: float = 10.0) -> None:
+    async def settled(self, *, seconds: float = 30.0) -> None:
         """Every daemon runs, and says that pods can be attached."""
         await asyncio.gather(*(self.start(node) for node in MODES if node not in self.processes))
         async with asyncio.timeout(seconds):
@@ -414,7 +414,7 @@ class Stage:
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
-    async def ping(self, source: Pod, target: str, *, seconds: float = 4) -> bool:
+    async def ping(self, source: Pod, target: str, *, seconds: float = 10) -> bool:
         """Whether an echo comes back within `seconds`; the first of a pair of nodes may be lost to tunnel ARP."""
         end = asyncio.get_running_loop().time() + seconds
         while not (answered := await shell(f"ip netns exec {source.netns} ping -n -q -c 1 -W 1 {target}")):
@@ -459,7 +459,7 @@ class Stage:
             found += [f"link {link['ifname']} in {pod.netns}" for link in await self.links(pod.netns)]
         return found
 
-    async def clean(self, *pods: Pod, seconds: float = 5.0) -> None:
+    async def clean(self, *pods: Pod, seconds: float = 20.0) -> None:
         """Nothing is left, now or after the background has finished within `seconds`."""
         end = asyncio.get_running_loop().time() + seconds
         while found := await self.leftovers(*pods):

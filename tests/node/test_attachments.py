@@ -41,13 +41,13 @@ async def opened(directory: Path) -> AttachmentStore:
 async def test_what_was_put_is_found_after_a_restart(tmp_path: Path) -> None:
     store = await opened(tmp_path)
     first, second = made("a"), made("b", function=FunctionRef(address="0000:03:00.2", pf=0, vf=1))
-    await store.put(first)
-    await store.put(second)
-    await store.put(msgspec.structs.replace(first, phase="ready", result={"x": 1}), durable=False)
+    store.put(first)
+    store.put(second)
+    store.put(msgspec.structs.replace(first, phase="ready", result={"x": 1}))
     again = await opened(tmp_path)
     assert sorted(again, key=lambda one: one.container_id) == sorted(store, key=lambda one: one.container_id)
     assert again.using("0000:03:00.2") == second
-    await again.remove(first.id)
+    again.remove(first.id)
     assert [one.id for one in await opened(tmp_path)] == [second.id]
 
 
@@ -55,7 +55,7 @@ async def test_generations_grow_over_restarts(tmp_path: Path) -> None:
     numbers = [(await opened(tmp_path)).generation() for _ in range(3)]
     assert numbers == sorted(set(numbers))
     store = await opened(tmp_path)
-    await store.put(made(generation=store.generation() + (9 << 32)))
+    store.put(made(generation=store.generation() + (9 << 32)))
     (tmp_path / "epoch").unlink()
     assert (await opened(tmp_path)).generation() > max(one.generation for one in store)
 
@@ -66,7 +66,7 @@ async def test_damage_is_noticed_and_set_aside(tmp_path: Path, data: st.DataObje
     for path in tmp_path.iterdir():
         path.unlink()
     store = await opened(tmp_path)
-    await store.put(made())
+    store.put(made())
     (path,) = tmp_path.glob("*.json")
     whole = path.read_bytes()
     cut = data.draw(st.integers(0, len(whole) - 1))

@@ -116,7 +116,7 @@ async def test_a_malformed_annotation_is_the_pods_fault(stage: Stage) -> None:
     async with pods(stage, (DEFAULT, "")) as (pod,):
         body = {"metadata": {"annotations": {"dpu-offload.io/pod-networks": '{"default": {"ips": ["10.0.0.999/8"]}}'}}}
         await stage.client.merge_patch(PODS, pod.name, pod.namespace, body)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while (answer := await stage.call("ADD", pod)).status == 0:
                 await stage.delete(pod)
         assert (answer.code, "malformed" in answer.message) == (7, True)

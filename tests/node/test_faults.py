@@ -47,27 +47,28 @@ async def test_a_failing_step_of_add_undoes_all(stage: Stage, walk: str) -> None
 
 @pytest.mark.parametrize("walk", sorted(WALKS))
 async def test_a_kill_at_any_step_of_add_is_recovered(stage: Stage, walk: str) -> None:
+    """Between any two steps, and after the last one."""
     node, faulty, points = WALKS[walk]
     pod = await _pod(stage, node)
+    moments = [*((point, "before", number) for point, number in points), (points[-1][0], "after", points[-1][1])]
     clean = []
     try:
-        for point, number in points:
-            for moment in MOMENTS:
-                stage.fault(faulty, f"kill {point} {moment} {number}")
-                answer = await stage.call("ADD", pod)
-                assert (answer.status, answer.code) == (1, 11), (point, moment, answer)
-                assert stage.processes.pop(faulty).wait(5) == -9, f"{point} {moment} did not kill"
-                stage.fault(faulty, "")
-                await stage.start(faulty)
-                await stage.delete(pod)
-                await stage.clean(pod)
-                clean.append(f"{point} {moment}")
+        for point, moment, number in moments:
+            stage.fault(faulty, f"kill {point} {moment} {number}")
+            answer = await stage.call("ADD", pod)
+            assert (answer.status, answer.code) == (1, 11), (point, moment, answer)
+            assert stage.processes.pop(faulty).wait(20) == -9, f"{point} {moment} did not kill"
+            stage.fault(faulty, "")
+            await stage.start(faulty)
+            await stage.delete(pod)
+            await stage.clean(pod)
+            clean.append(f"{point} {moment}")
+        await stage.settled()
         await stage.add(pod)
         await stage.delete(pod)
         await stage.clean(pod)
     finally:
         stage.fault(faulty, "")
-        if faulty not in stage.processes:
-            await stage.start(faulty)
-        report.merge("faults.json", {f"ADD {walk}, SIGKILL": {"points": len(points) * 2, "clean": len(clean)}})
+        await stage.settled()
+        report.merge("faults.json", {f"ADD {walk}, SIGKILL": {"points": len(moments), "clean": len(clean)}})
         await stage.forget(pod)
