@@ -12,7 +12,9 @@ from cni.controller.core import Core
 from cni.controller.rows import Owner
 from cni.controller.watch.annotator import Annotator
 from cni.controller.watch.reporter import Reporter
+from foundation.kube.backoff import Backoff
 from foundation.kube.client import KubeClient
+from foundation.kube.errors import NotFound
 from foundation.kube.events import EventRecorder
 from foundation.kube.reflector import Change, Reflector
 from foundation.ovsdb import OvsdbSession, OvsdbTls, TransactionFailed
@@ -20,6 +22,7 @@ from foundation.ovsdb import OvsdbSession, OvsdbTls, TransactionFailed
 _log = logging.getLogger(__name__)
 
 
+BUILT_IN = ("discovery.k8s.io", "networking.k8s.io")
 LOCK = "dpu_offload_cni_controller"
 """Held by the replica that leads: a former leader that wakes up late is refused by the database itself."""
 
@@ -42,13 +45,15 @@ class Control:
             self.session,
             config.cluster,
             annotate=lambda key, uid, text: self.annotator.want(key, uid, text),
+            annotate_node=lambda name, text: self.annotator.want_node(name, text),
             on_problem=lambda owner, refused: self._reporter.problem(owner, refused),
             on_refused=self._refused,
         )
+        self._client = client
         self.annotator = Annotator(client, self.core.world)
         self._recorder = EventRecorder(client, "cni-controller")
         self._reflectors: dict[str, Reflector[Any]] = {
-            kind: Reflector(client, resource) for kind, resource, _ in self.core.SOURCES
+            kind: Reflector(client, resource, backoff=Backoff(0.05, 30.0)) for kind, resource, _ in self.core.SOURCES
         }
         self._reporter = Reporter(self._recorder, self._reflectors)
         self.ready = asyncio.Event()
@@ -64,13 +69,14 @@ class Control:
                 for kind, reflector in self._reflectors.items():
                     group.create_task(reflector.run(), name=f"watch {kind}")
                 await asyncio.gather(
-                    self.session.start(deadline=3600.0), *(each.synced() for each in self._reflectors.values())
+                    self.session.start(deadline=3600.0), *(self._synced(each) for each in self._reflectors.values())
                 )
                 for kind, reflector in self._reflectors.items():
                     self._follow(kind, reflector)
                 self.core.first_pass()
                 group.create_task(self.core.run(), name="core")
                 group.create_task(self.annotator.queue.run(), name="annotator")
+                group.create_task(self.annotator.nodes.run(), name="node annotator")
                 await self.core.idle()
                 self.ready.set()
                 _log.info(
@@ -83,6 +89,20 @@ class Control:
             self.ready.clear()
             await self._recorder.close(deadline=1.0)
             await self.session.stop()
+
+    async def _synced(self, reflector: Reflector[Any]) -> None:
+        """Waits for the first list, unless the API has no such resource: a cluster need not have every optional one.
+
+        Its reflector goes on asking, so one that is installed later is followed all the same.
+        """
+        resource = reflector.resource
+        if "." in resource.group and resource.group not in BUILT_IN:
+            try:
+                await self._client.page(resource, limit=1)
+            except NotFound:
+                _log.info("the API server has no %s.%s", resource.plural, resource.group)
+                return
+        await reflector.synced()
 
     def _follow(self, kind: str, reflector: Reflector[Any]) -> None:
         def changed(change: Change[Any]) -> None:

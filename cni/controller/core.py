@@ -10,21 +10,34 @@ from cni.controller.addresses.pool import Assignment
 from cni.controller.config import ClusterConfig
 from cni.controller.engine import Engine
 from cni.controller.errors import Refused
+from cni.controller.model import admin_policy as admin_model
 from cni.controller.model import endpoints as endpoints_model
 from cni.controller.model import namespace as namespace_model
 from cni.controller.model import node as node_model
 from cni.controller.model import pod as pod_model
 from cni.controller.model import policy as policy_model
 from cni.controller.model import service as service_model
-from cni.controller.model.addressing import networks
+from cni.controller.model.addressing import interfaces, networks
 from cni.controller.rows import Owner
 from cni.controller.rows.tables import identify
+from cni.controller.translate.gateway import JOIN_PORT
 from cni.controller.translate.names import CLUSTER
+from cni.controller.translate.node import ROUTER_PORT
 from cni.controller.translate.pod import DEFAULT
-from cni.controller.translators import Annotate, Translators
+from cni.controller.translators import Annotate, AnnotateNode, Translators
 from cni.controller.world import World
 from cni.controller.writer.committer import Committer
-from foundation.kube.resources import ENDPOINT_SLICES, NAMESPACES, NETWORK_POLICIES, NODES, PODS, SERVICES, Resource
+from foundation.kube.resources import (
+    ADMIN_NETWORK_POLICIES,
+    BASELINE_ADMIN_NETWORK_POLICIES,
+    ENDPOINT_SLICES,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    NODES,
+    PODS,
+    SERVICES,
+    Resource,
+)
 from foundation.ovsdb import OvsdbSession, TransactionFailed
 
 Put = Callable[[str, Any], Iterable[Owner]]
@@ -43,6 +56,8 @@ class Core:
         ("node", NODES, node_model.parse),
         ("namespace", NAMESPACES, namespace_model.parse),
         ("networkpolicy", NETWORK_POLICIES, policy_model.parse),
+        ("adminnetworkpolicy", ADMIN_NETWORK_POLICIES, admin_model.parse),
+        ("baselineadminnetworkpolicy", BASELINE_ADMIN_NETWORK_POLICIES, admin_model.parse),
         ("pod", PODS, pod_model.parse),
         ("service", SERVICES, service_model.parse),
         ("endpointslice", ENDPOINT_SLICES, endpoints_model.parse),
@@ -54,17 +69,26 @@ class Core:
         cluster: ClusterConfig,
         *,
         annotate: Annotate,
+        annotate_node: AnnotateNode,
         on_problem: Callable[[Owner, Refused | None], None],
         on_refused: Callable[[Owner, TransactionFailed], None],
     ) -> None:
         self.committer = Committer(session, on_refused=on_refused)
         self.world = World(join=networks(cluster.join_ranges), on_change=lambda token: self.engine.wake(token))
-        translators = Translators(self.world, mtu=cluster.mtu, ranges=networks(cluster.ranges), annotate=annotate)
+        translators = Translators(
+            self.world,
+            cluster,
+            annotate=annotate,
+            annotate_node=annotate_node,
+            touch=lambda owners: self.engine.touch(owners),
+        )
         self.engine = Engine(self.committer, translators.table(), on_problem=on_problem)
         self._puts: dict[str, Put] = {
             "node": self.world.put_node,
             "namespace": self.world.put_namespace,
             "networkpolicy": self.world.put_policy,
+            "adminnetworkpolicy": self.world.put_admin_policy,
+            "baselineadminnetworkpolicy": self.world.put_baseline_policy,
             "pod": self.world.put_pod,
             "service": self.world.put_service,
             "endpointslice": self.world.put_slice,
@@ -86,22 +110,24 @@ class Core:
 
         Addresses that ports have but annotations lack go back to their pods first.
         """
+        self._recover_nodes()
         for row in self.committer.actual.rows("Logical_Switch_Port").values():
             port = identify("Logical_Switch_Port", row)
             if port is not None and port.kind == "pod" and port.part == DEFAULT and row["addresses"]:
                 self.world.recover(port.key, row["options"].get("iface-id-ver", ""), next(iter(row["addresses"])))
-        for row in self.committer.actual.rows("Logical_Router_Port").values():
-            port = identify("Logical_Router_Port", row)
-            if (
-                port is not None
-                and port.kind == "node"
-                and port.part == "gateway.to-join"
-                and port.key in self.world.nodes
-            ):
-                self.world.join.claim(port.key, Assignment(tuple(sorted(row["networks"])), row["mac"]))
         self.engine.touch((CLUSTER,))
         self.engine.translate_all()
         self.committer.compare_all()
+
+    def _recover_nodes(self) -> None:
+        for row in self.committer.actual.rows("Logical_Router_Port").values():
+            port = identify("Logical_Router_Port", row)
+            if port is None or port.kind != "node" or port.key not in self.world.nodes:
+                continue
+            if port.part == ROUTER_PORT:
+                self.world.give_subnets(port.key, tuple(each.network for each in interfaces(sorted(row["networks"]))))
+            elif port.part == JOIN_PORT:
+                self.world.join.claim(port.key, Assignment(tuple(sorted(row["networks"])), row["mac"]))
 
     async def run(self) -> None:
         """Translates and writes for ever."""

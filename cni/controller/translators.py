@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from cni.controller.addresses.pool import Assignment
+from cni.controller.addresses.subnets import pick
+from cni.controller.config import ClusterConfig
 from cni.controller.engine import Translate
-from cni.controller.errors import InvalidGateway, InvalidNamespaceAnnotation, NodeNotReady, Refused
-from cni.controller.model.addressing import Attachment, IPNetwork
+from cni.controller.errors import InvalidGateway, InvalidNamespaceAnnotation, InvalidPolicy, NodeNotReady, Refused
+from cni.controller.model.addressing import Attachment, networks
 from cni.controller.model.pod import Pod
 from cni.controller.model.selector import PodSelector
-from cni.controller.rows import EMPTY, State
+from cni.controller.rows import EMPTY, Owner, State
+from cni.controller.translate import admin_policy as admin_rows
 from cni.controller.translate import gateway as gateway_rows
 from cni.controller.translate import namespace as namespace_rows
 from cni.controller.translate import node as node_rows
@@ -20,6 +23,8 @@ from cni.controller.translate import selector as selector_rows
 from cni.controller.translate import service as service_rows
 from cni.controller.world import World
 
+AnnotateNode = Callable[[str, str], None]
+"""(node, text of annotation node-subnets)."""
 Annotate = Callable[[str, str, str], None]
 """(pod key, uid, text of annotation pod-networks)."""
 
@@ -27,11 +32,22 @@ Annotate = Callable[[str, str, str], None]
 class Translators:
     """One method a kind; `table()` is what the engine takes."""
 
-    def __init__(self, world: World, *, mtu: int, ranges: tuple[IPNetwork, ...], annotate: Annotate) -> None:
-        """`ranges`: everything inside of the cluster, for routes of gateways."""
+    def __init__(
+        self,
+        world: World,
+        cluster: ClusterConfig,
+        *,
+        annotate: Annotate,
+        annotate_node: AnnotateNode,
+        touch: Callable[[Iterable[Owner]], None],
+    ) -> None:
+        """`touch` has owners translated anew when translating one has changed something for others."""
         self._world = world
-        self._mtu = mtu
-        self._ranges = ranges
+        self._mtu = cluster.mtu
+        self._ranges = networks(cluster.ranges)
+        self._host_prefixes = cluster.host_prefixes
+        self._annotate_node = annotate_node
+        self._touch = touch
         self._annotate = annotate
 
     def table(self) -> dict[str, Translate]:
@@ -43,6 +59,8 @@ class Translators:
             "pod": self.pod,
             "selector": self.selector,
             "networkpolicy": self.networkpolicy,
+            "adminnetworkpolicy": self.adminnetworkpolicy,
+            "baselineadminnetworkpolicy": self.baselineadminnetworkpolicy,
             "service": self.service,
         }
 
@@ -54,6 +72,8 @@ class Translators:
         if name not in self._world.nodes:
             return EMPTY
         node = self._world.nodes[name]
+        if not node.subnets and self._ranges:
+            self._give_subnets(name)
         subnets, chassis = self._world.subnets_of(name), self._world.chassis_of(name)
         state = node_rows.translate(
             name, subnets=subnets, chassis=chassis, addresses=node.addresses, policed=self._world.policed
@@ -86,6 +106,15 @@ class Translators:
             raise service
         return service_rows.translate(service, self._world.slices_of(key), self._world.service_nodes)
 
+    def _give_subnets(self, name: str) -> None:
+        pool = self._world.pools.get(name)
+        if pool is None:
+            subnets = pick(name, self._ranges, self._host_prefixes, self._world.is_free)
+            self._touch(self._world.give_subnets(name, subnets))
+        else:
+            subnets = pool.subnets
+        self._annotate_node(name, node_rows.annotation(subnets))
+
     def namespace(self, name: str) -> State:
         namespace = self._world.namespaces.get(name)
         if namespace is None:
@@ -105,6 +134,34 @@ class Translators:
         if isinstance(policy, Refused):
             raise policy
         return policy_rows.translate(policy, numbers=self._numbers, logging=self._world.logging_of(policy.namespace))
+
+    def adminnetworkpolicy(self, name: str) -> State:
+        refused = self._world.admin_refused.get(name)
+        if refused is not None:
+            raise refused
+        policy = self._world.admin_policies.get(name)
+        if policy is None:
+            return EMPTY
+        nodes = self._world.node_addresses
+        ordered = admin_rows.order(self._world.admin_policies)
+        priority, passed = admin_rows.before(policy, ordered, numbers=self._numbers, nodes=nodes)
+        if priority - policy.levels < admin_rows.LOWEST_PRIORITY:
+            raise InvalidPolicy("all admin policies together have too many rules: 28,000 are possible")
+        return admin_rows.translate(policy, priority=priority, passed=passed, numbers=self._numbers, nodes=nodes)
+
+    def baselineadminnetworkpolicy(self, name: str) -> State:
+        policy = self._world.baseline_policies.get(name)
+        if policy is None:
+            return EMPTY
+        if isinstance(policy, Refused):
+            raise policy
+        return admin_rows.translate(
+            policy,
+            priority=admin_rows.BASELINE_PRIORITY,
+            passed={},
+            numbers=self._numbers,
+            nodes=self._world.node_addresses,
+        )
 
     def _numbers(self, selector: PodSelector, port_name: str, protocol: str) -> list[int]:
         selection = self._world.selections.get(selector)

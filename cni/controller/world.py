@@ -11,21 +11,31 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from cni.controller.addresses.pool import Assignment, Pool
 from cni.controller.errors import InvalidNode, NodeNotReady, Refused
 from cni.controller.model.addressing import AddressRequest, IPAddress, IPNetwork, networks
+from cni.controller.model.admin_policy import AdminPolicy
 from cni.controller.model.endpoints import Slice
 from cni.controller.model.gateway import Gateway
 from cni.controller.model.namespace import NOT_LOGGED, Logging, Namespace
 from cni.controller.model.node import Node
 from cni.controller.model.pod import Pod
-from cni.controller.model.policy import Policy
+from cni.controller.model.policy import NodePeer, Policy
 from cni.controller.model.service import Service
 from cni.controller.rows import Owner
 from cni.controller.selection import Selections
 from cni.controller.translate import match
 from cni.controller.translate import namespace as namespace_rows
-from cni.controller.translate.names import namespace_owner, node_owner, pod_owner, policy_owner, service_owner
+from cni.controller.translate.names import (
+    admin_policy_owner,
+    baseline_policy_owner,
+    namespace_owner,
+    node_owner,
+    pod_owner,
+    policy_owner,
+    service_owner,
+)
 from cni.controller.translate.node import RESERVED, gateways
 from cni.controller.translate.pod import DEFAULT
 from cni.controller.translate.service import Node as ServiceNode
+from foundation.kube.selectors import matches
 
 Touched = Iterable[Owner]
 
@@ -45,12 +55,16 @@ class World:
         self.pools: dict[str, Pool] = {}
         self.namespaces: dict[str, Namespace] = {}
         self.policies: dict[str, Policy | Refused] = {}
+        self.admin_policies: dict[str, AdminPolicy] = {}
+        self.admin_refused: dict[str, Refused] = {}
+        self.baseline_policies: dict[str, AdminPolicy | Refused] = {}
         self.selections = Selections()
         self.services: dict[str, Service | Refused] = {}
         self.service_nodes: dict[str, ServiceNode] = {}
         self.join = Pool(join, token=("join",), reserved=1)
         self._slices: dict[str, Slice] = {}
         self._slices_of: dict[str, dict[str, Slice]] = {}
+        self._given: dict[str, tuple[IPNetwork, ...]] = {}
         self._gateways: dict[str, tuple[str, ...]] = {}
         self.policed = False
         self._policies_of: dict[str, set[str]] = {}
@@ -74,6 +88,9 @@ class World:
             touched.update(dict.fromkeys(self._pods_on(name)))
             self._on_change(("node", name))
         touched.update(dict.fromkeys(self._renew_service_node(name, node)))
+        if old is None or node is None or old.labels != node.labels or old.addresses != node.addresses:
+            touched.update(dict.fromkeys(map(admin_policy_owner, self.admin_policies)))
+            touched.update(dict.fromkeys(map(baseline_policy_owner, self.baseline_policies)))
         for host in {each.host_node for each in (old, node) if each is not None and each.host_node}:
             touched[node_owner(host)] = None
             touched.update(dict.fromkeys(self._pods_on(host)))
@@ -95,6 +112,23 @@ class World:
             service_owner(key) for key, each in self.services.items() if isinstance(each, Service) and each.per_node
         ]
 
+    def give_subnets(self, name: str, subnets: tuple[IPNetwork, ...]) -> Touched:
+        """Subnets of our own for a node that the cluster gives none; nothing if it has some already."""
+        node = self.nodes.get(name)
+        if node is None or node.subnets or name in self.pools or not all(map(self.is_free, subnets)):
+            return ()
+        self._given[name] = subnets
+        self._renew_pool(name, node)
+        touched = {node_owner(name): None, **dict.fromkeys(self._pods_on(name))}
+        touched.update(dict.fromkeys(self._renew_service_node(name, node)))
+        self._on_change(("node", name))
+        return touched
+
+    def is_free(self, subnet: IPNetwork) -> bool:
+        """Whether no node has any part of a subnet."""
+        taken = (each for pool in self.pools.values() for each in pool.subnets)
+        return not any(each.version == subnet.version and each.overlaps(subnet) for each in taken)
+
     def gateways_of(self, name: str) -> tuple[str, ...]:
         """The router's addresses on a node's switch."""
         return self._gateways.get(name, ())
@@ -105,13 +139,17 @@ class World:
         return tuple(ipaddress.ip_interface(ip).ip for ip in assignment.ips)
 
     def _renew_pool(self, name: str, node: Node | None) -> None:
-        self.pools.pop(name, None)
+        if self.pools.pop(name, None) is not None:
+            self._on_change(("ranges",))
         self._gateways.pop(name, None)
-        if node is None or not node.subnets:
+        if node is None:
+            self._given.pop(name, None)
             return
         try:
-            subnets = self._subnets(node)
+            subnets = self._subnets(node) if node.subnets else self._given.get(name, ())
         except InvalidNode:
+            return
+        if not subnets:
             return
         self._gateways[name] = gateways(subnets)
         pool = self.pools[name] = Pool(subnets, token=("pool", name), reserved=RESERVED)
@@ -274,9 +312,41 @@ class World:
         """The endpoint slices of a service."""
         return self._slices_of.get(service, {}).values()
 
+    def put_admin_policy(self, name: str, policy: AdminPolicy | Refused | None) -> Touched:
+        """An AdminNetworkPolicy that came, changed (or went: None), or one that cannot be (Refused)."""
+        self.admin_policies.pop(name, None)
+        self.admin_refused.pop(name, None)
+        if isinstance(policy, Refused):
+            self.admin_refused[name] = policy
+        elif policy is not None:
+            self.admin_policies[name] = policy
+        # Where one stands in the order, and what it passes on, matters to all behind it.
+        touched = dict.fromkeys(map(admin_policy_owner, self.admin_policies))
+        return self._use_admin(admin_policy_owner(name), policy) | touched
+
+    def put_baseline_policy(self, name: str, policy: AdminPolicy | Refused | None) -> Touched:
+        """The BaselineAdminNetworkPolicy that came, changed (or went: None), or one that cannot be (Refused)."""
+        self.baseline_policies.pop(name, None)
+        if policy is not None:
+            self.baseline_policies[name] = policy
+        return self._use_admin(baseline_policy_owner(name), policy)
+
+    def _use_admin(self, owner: Owner, policy: AdminPolicy | Refused | None) -> dict[Owner, None]:
+        uses = {}
+        if isinstance(policy, AdminPolicy):
+            uses = match.uses(policy.rules(), policy.subject, negated=policy.passes)
+        return {**self.selections.use(owner, uses), owner: None, **self._policing()}
+
+    def node_addresses(self, peer: NodePeer) -> tuple[str, ...]:
+        """All addresses of the nodes that a policy's peer chooses, sorted."""
+        chosen = (node for node in self.nodes.values() if matches(peer.nodes, node.labels))
+        return tuple(sorted({address for node in chosen for address in node.addresses}))
+
     def _policing(self) -> dict[Owner, None]:
         """Whether there are policies at all matters to every node."""
-        policed = bool(self.policies) or any(each.isolated for each in self.namespaces.values())
+        policed = bool(self.policies or self.admin_policies or self.baseline_policies) or any(
+            each.isolated for each in self.namespaces.values()
+        )
         if policed == self.policed:
             return {}
         self.policed = policed

@@ -24,6 +24,8 @@ class Moment:
     policies: list[Json] = field(default_factory=list)
     pod_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     namespace_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    admin: list[Json] = field(default_factory=list)
+    baseline: Json | None = None
 
 
 def policy(name: str, spec: Json, namespace: str = "x") -> Json:
@@ -232,5 +234,110 @@ def changes() -> Iterator[tuple[str, list[Moment]]]:
             Moment([across], namespace_labels={"z": {"team": "new"}}),
             Moment([across], namespace_labels={"z": {"team": "new"}}, pod_labels={"z/a": {"role": "db"}}),
             Moment([across], pod_labels={"z/a": {"role": "db"}}),
+        ],
+    )
+
+
+def admin_policy(name: str, priority: int | None, subject: Json, **rules: list[Json]) -> Json:
+    spec: Json = {"subject": subject, **rules}
+    if priority is not None:
+        spec["priority"] = priority
+    return {"metadata": {"name": name}, "spec": spec}
+
+
+def administration() -> Iterator[tuple[str, list[Moment]]]:
+    """Situations with AdminNetworkPolicies and a baseline."""
+    x = {"namespaces": labels(ns="x")}
+    every = {"namespaces": {}}
+    from_y = {"namespaces": labels(ns="y")}
+    a_of_y = {"pods": both(labels(ns="y"), A)}
+    number = {"portNumber": {"protocol": "TCP", "port": 80}}
+    span = {"portRange": {"protocol": "UDP", "start": 80, "end": 81}}
+
+    def rule(action: str, *peers: Json, side: str = "from", ports: list[Json] | None = None) -> Json:
+        return {"action": action, side: list(peers), **({"ports": ports} if ports else {})}
+
+    deny_y = admin_policy("deny-y", 10, x, ingress=[rule("Deny", from_y)])
+    yield "admin denies a namespace", [Moment(admin=[deny_y])]
+    yield (
+        "admin allows over a network policy",
+        [Moment([policy("deny", DENY_IN)], admin=[admin_policy("ok", 10, x, ingress=[rule("Allow", from_y)])])],
+    )
+    yield (
+        "the first rule decides",
+        [
+            Moment(
+                admin=[admin_policy("p", 5, x, ingress=[rule("Allow", a_of_y, ports=[number]), rule("Deny", from_y)])]
+            )
+        ],
+    )
+    yield (
+        "the lower number decides",
+        [Moment(admin=[deny_y, admin_policy("earlier", 3, x, ingress=[rule("Allow", from_y, ports=[number, span])])])],
+    )
+    yield (
+        "pass goes on to a network policy",
+        [
+            Moment(
+                [policy("only-b", ingress(from_(namespaces(labels(ns="y")), ports=[port(81)])))],
+                admin=[
+                    admin_policy("pass", 1, x, ingress=[rule("Pass", a_of_y), rule("Deny", every)]),
+                    admin_policy("later", 2, x, ingress=[rule("Allow", every)]),
+                ],
+            )
+        ],
+    )
+    yield (
+        "pass by port and protocol",
+        [
+            Moment(
+                admin=[
+                    admin_policy("p", 1, x, ingress=[rule("Pass", from_y, ports=[number, span]), rule("Deny", every)])
+                ]
+            )
+        ],
+    )
+    yield (
+        "pass, then nothing else",
+        [Moment(admin=[admin_policy("p", 1, x, ingress=[rule("Pass", from_y), rule("Deny", every)])])],
+    )
+    yield (
+        "egress",
+        [
+            Moment(
+                admin=[
+                    admin_policy(
+                        "out", 1, x, egress=[rule("Allow", a_of_y, side="to"), rule("Deny", from_y, every, side="to")]
+                    )
+                ]
+            )
+        ],
+    )
+    yield (
+        "egress to networks, by named port",
+        [
+            Moment(
+                admin=[
+                    admin_policy(
+                        "n", 1, x, egress=[rule("Deny", {"networks": ["10.1.0.0/25", "10.2.0.0/25"]}, side="to")]
+                    ),
+                    admin_policy("m", 2, x, ingress=[rule("Deny", every, ports=[{"namedPort": "mixed"}])]),
+                ]
+            )
+        ],
+    )
+    baseline = admin_policy("default", None, every, ingress=[rule("Allow", x), rule("Deny", every)])
+    yield "a baseline", [Moment(baseline=baseline), Moment([policy("own", ingress(from_(pods(B))))], baseline=baseline)]
+    yield (
+        "everything together",
+        [
+            Moment(
+                [policy("np", ingress(from_(namespaces(labels(ns="z")))))],
+                admin=[
+                    admin_policy("pass-z", 7, every, ingress=[rule("Pass", {"namespaces": labels(ns="z")})]),
+                    deny_y,
+                ],
+                baseline=baseline,
+            )
         ],
     )

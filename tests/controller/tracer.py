@@ -40,6 +40,7 @@ class Tracer:
         self.central = Central(self.directory / "c")
         self._records: list[processes.ProcessRecord] = []
         self._sequence = 1
+        self._log = self.directory / "trace.log"
         self._socket = str(self.directory / "trace.ctl")
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter | None = None
@@ -73,7 +74,14 @@ class Tracer:
         options = ["--detach", "--no-chdir", f"--unixctl={self._socket}", f"--pidfile={self.directory}/trace.pid"]
         await asyncio.to_thread(
             subprocess.run,
-            ["ovn-trace", f"--db={self.central.sb}", *options, "-vconsole:off", *("--ct=new",) * FIRST_PACKETS],
+            [
+                "ovn-trace",
+                f"--db={self.central.sb}",
+                *options,
+                "-vconsole:off",
+                f"--log-file={self._log}",
+                *("--ct=new",) * FIRST_PACKETS,
+            ],
             check=True,
         )
         self._reader, self._writer = await asyncio.open_unix_connection(self._socket, limit=1 << 24)
@@ -93,6 +101,8 @@ class Tracer:
         self._writer.close()
         self._writer = None
         self._buffer = ""
+        log = self._log.read_text()
+        assert "parsing expression failed" not in log, f"OVN cannot read a match: {log[-3000:]}"
 
     def _send(self, method: str, *params: str) -> None:
         message: dict[str, Any] = {"id": 0, "method": method, "params": list(params)}

@@ -76,6 +76,11 @@ def networks(texts: Sequence[str]) -> tuple[IPNetwork, ...]:
     return tuple(result)
 
 
+def interfaces(texts: Sequence[str]) -> tuple[ipaddress.IPv4Interface | ipaddress.IPv6Interface, ...]:
+    """Addresses with their networks, from `address/length`; raises ValueError."""
+    return tuple(map(ipaddress.ip_interface, texts))
+
+
 def prefix(network: IPNetwork, address: IPAddress) -> str:
     """`address/length` of an address in a subnet."""
     return f"{address}/{network.prefixlen}"

@@ -25,6 +25,13 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class NodePeer:
+    """Nodes by labels: all addresses of those nodes."""
+
+    nodes: LabelSelector
+
+
+@dataclass(frozen=True, slots=True)
 class Ports:
     """A protocol's ports from `first` to `last`; all of them when `first` is 0; a container port by name if given."""
 
@@ -38,7 +45,7 @@ class Ports:
 class Rule:
     """Lets pass (or not) what comes from or goes to any of `peers` on any of `ports`; None is everybody, every port."""
 
-    peers: tuple[PodSelector | Block, ...] | None
+    peers: tuple[PodSelector | Block | NodePeer, ...] | None
     ports: tuple[Ports, ...] | None
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from cni.controller.model.policy import Block, Ports, Rule
+from cni.controller.model.policy import Block, NodePeer, Ports, Rule
 from cni.controller.model.selector import EVERY_POD, PodSelector
 from cni.controller.selection import ADDRESSES, PORTS, Role
 from cni.controller.translate import selector as groups
+from cni.controller.translate import term
+from cni.controller.translate.term import Term
 
 Direction = Literal["ingress", "egress"]
 Numbers = Callable[[PodSelector, str, str], Sequence[int]]
 """(selector, port name, protocol) -> the numbers the name stands for among its pods."""
+NodeAddresses = Callable[[NodePeer], Sequence[str]]
+"""The addresses of the nodes chosen."""
 
 
 def subject(direction: Direction, group: str) -> str:
@@ -20,94 +24,128 @@ def subject(direction: Direction, group: str) -> str:
     return f"outport == @{group}" if direction == "ingress" else f"inport == @{group}"
 
 
-def _field(direction: Direction, family: int) -> str:
-    return f"ip{family}.{'src' if direction == 'ingress' else 'dst'}"
+def _side(direction: Direction) -> str:
+    return "src" if direction == "ingress" else "dst"
 
 
-def _any(terms: Iterable[str]) -> str:
-    found = list(dict.fromkeys(terms))
-    return found[0] if len(found) == 1 else f"({' || '.join(found)})"
-
-
-def _one_of(values: Sequence[str]) -> str:
-    return values[0] if len(values) == 1 else f"{{{', '.join(values)}}}"
-
-
-def blocks(direction: Direction, chosen: Iterable[Block]) -> list[str]:
-    """A term a block."""
+def peers(
+    direction: Direction, chosen: Sequence[PodSelector | Block | NodePeer], role: Role = ADDRESSES, number: int = 0
+) -> Term:
+    """The other side: addresses of the selectors' pods, or of blocks (nodes must be blocks by now)."""
     terms = []
-    for each in chosen:
-        field = _field(direction, 6 if ":" in each.cidr else 4)
-        term = f"{field} == {each.cidr}"
-        if each.excepts:
-            term = f"({term} && {field} != {_one_of(each.excepts)})"
-        terms.append(term)
-    return terms
-
-
-def peers(direction: Direction, chosen: Sequence[PodSelector | Block], role: Role = ADDRESSES, number: int = 0) -> str:
-    """The other side: addresses of the selectors' pods, or of blocks."""
-    terms = []
+    side = _side(direction)
     selectors = [each.id for each in chosen if isinstance(each, PodSelector)]
     for family in groups.FAMILIES if selectors else ():
         names = ["$" + groups.name(groups.address_set(each, family, role, number)) for each in selectors]
-        terms.append(f"{_field(direction, family)} == {_one_of(names)}")
-    terms += blocks(direction, (each for each in chosen if isinstance(each, Block)))
-    return _any(terms)
+        terms.append(term.address(side, family, names))
+    chosen_blocks = [each for each in chosen if isinstance(each, Block)]
+    terms += [term.address(side, 6 if ":" in each.cidr else 4, [each.cidr], each.excepts) for each in chosen_blocks]
+    return term.any_of(terms)
 
 
-def numbered(chosen: Sequence[Ports]) -> list[str]:
+def numbered(chosen: Sequence[Ports]) -> list[Term]:
     """Terms for ports given by number (or not at all): those without a name."""
     terms = []
     for protocol in dict.fromkeys(each.protocol for each in chosen if not each.name):
         word = protocol.lower()
         mine = [each for each in chosen if each.protocol == protocol and not each.name]
         if any(not each.first for each in mine):
-            terms.append(word)
+            terms.append(term.protocol(word))
             continue
-        singles = [str(each.first) for each in mine if each.first == each.last]
+        singles = [each.first for each in mine if each.first == each.last]
         if singles:
-            terms.append(f"{word}.dst == {_one_of(singles)}")
-        terms += [f"{each.first} <= {word}.dst <= {each.last}" for each in mine if each.first != each.last]
+            terms.append(term.port(word, singles))
+        terms += [term.port_range(word, each.first, each.last) for each in mine if each.first != each.last]
     return terms
 
 
-def alternatives(direction: Direction, subject_selector: PodSelector, rule: Rule, numbers: Numbers) -> list[str]:
+def _of_nodes(rule: Rule, nodes: NodeAddresses) -> Rule:
+    if rule.peers is None or not any(isinstance(each, NodePeer) for each in rule.peers):
+        return rule
+    found: list[PodSelector | Block | NodePeer] = []
+    for each in rule.peers:
+        if isinstance(each, NodePeer):
+            found += [Block(f"{address}/{128 if ':' in address else 32}") for address in nodes(each)]
+        else:
+            found.append(each)
+    return Rule(tuple(found), rule.ports)
+
+
+def _no_nodes(peer: NodePeer) -> Sequence[str]:
+    return ()
+
+
+def alternatives(
+    direction: Direction,
+    subject_selector: PodSelector,
+    rule: Rule,
+    numbers: Numbers,
+    *,
+    nodes: NodeAddresses = _no_nodes,
+    complement: bool = False,
+) -> list[str]:
     """The matches of a rule; traffic that fits any of them fits the rule.
+
+    With `complement`: the conditions of traffic that does not fit it; they must hold all together.
 
     A port by name stands for a number in each destination pod by itself: of the subject for ingress, of the peer for
     egress. So each number makes a match of its own, for just the pods in which the name has that number.
     """
-    ours = subject(direction, groups.name(groups.port_group(subject_selector.id)))
-    from_or_to = [peers(direction, rule.peers)] if rule.peers is not None else []
+    rule = _of_nodes(rule, nodes)
+    if rule.peers == ():
+        return []  # nodes that are not there
+    ours = _by_address if complement else _by_port
+    parts = _parts(direction, subject_selector, rule, numbers, ours)
+    if complement:
+        return [term.opposite_of_all(each) for each in parts]
+    return [" && ".join(every.text for every in each) for each in parts]
+
+
+def _by_port(direction: Direction, selector: PodSelector, role: Role, number: int = 0) -> Term:
+    return Term(subject(direction, groups.name(groups.port_group(selector.id, role, number))))
+
+
+def _by_address(direction: Direction, selector: PodSelector, role: Role, number: int = 0) -> Term:
+    """OVN cannot negate a port group, but addresses: port security makes one as good as the other."""
+    own_side: Direction = "egress" if direction == "ingress" else "ingress"
+    return peers(own_side, [selector], role._replace(kind=ADDRESSES.kind), number)
+
+
+Ours = Callable[[Direction, PodSelector, Role, int], Term]
+
+
+def _parts(
+    direction: Direction, subject_selector: PodSelector, rule: Rule, numbers: Numbers, side: Ours
+) -> list[tuple[Term, ...]]:
+    ours = side(direction, subject_selector, PORTS, 0)
+    from_or_to = (peers(direction, rule.peers),) if rule.peers is not None else ()
     if rule.ports is None:
-        return [" && ".join((ours, *(from_or_to or ["ip"])))]
-    matches = []
+        return [(ours, *(from_or_to or (Term("ip"),)))]
+    matches: list[tuple[Term, ...]] = []
     terms = numbered(rule.ports)
     if terms:
-        matches.append(" && ".join((ours, *from_or_to, _any(terms))))
+        matches.append((ours, *from_or_to, term.any_of(terms)))
     for each in rule.ports:
         if each.name:
-            matches += _named(direction, subject_selector, rule, each, numbers)
+            matches += _named(direction, subject_selector, rule, each, numbers, side)
     return matches
 
 
 def _named(
-    direction: Direction, subject_selector: PodSelector, rule: Rule, port: Ports, numbers: Numbers
-) -> Iterable[str]:
+    direction: Direction, subject_selector: PodSelector, rule: Rule, port: Ports, numbers: Numbers, side: Ours
+) -> Iterable[tuple[Term, ...]]:
     word = port.protocol.lower()
     if direction == "ingress":
         role = Role(PORTS.kind, port.name, port.protocol)
-        from_ = [peers(direction, rule.peers)] if rule.peers is not None else []
+        from_ = (peers(direction, rule.peers),) if rule.peers is not None else ()
         for number in numbers(subject_selector, port.name, port.protocol):
-            group = groups.name(groups.port_group(subject_selector.id, role, number))
-            yield " && ".join((subject(direction, group), *from_, f"{word}.dst == {number}"))
+            yield side(direction, subject_selector, role, number), *from_, term.port(word, [number])
         return
     role = Role(ADDRESSES.kind, port.name, port.protocol)
-    ours = subject(direction, groups.name(groups.port_group(subject_selector.id)))
+    ours = side(direction, subject_selector, PORTS, 0)
     for selector in _selectors(rule):
         for number in numbers(selector, port.name, port.protocol):
-            yield f"{ours} && {peers(direction, [selector], role, number)} && {word}.dst == {number}"
+            yield ours, peers(direction, [selector], role, number), term.port(word, [number])
 
 
 def _selectors(rule: Rule) -> list[PodSelector]:
@@ -118,9 +156,9 @@ def _selectors(rule: Rule) -> list[PodSelector]:
 
 
 def uses(
-    directions: Iterable[tuple[Direction, Sequence[Rule]]], subject_selector: PodSelector
+    directions: Iterable[tuple[Direction, Sequence[Rule]]], subject_selector: PodSelector, *, negated: bool = False
 ) -> dict[PodSelector, frozenset[Role]]:
-    """The selectors that the rules need, each with the roles it is needed in."""
+    """The selectors that the rules need, each with the roles it is needed in. `negated`: `complement` is asked for."""
     needed: dict[PodSelector, set[Role]] = {subject_selector: {PORTS}}
     for direction, rules in directions:
         for rule in rules:
@@ -133,4 +171,6 @@ def uses(
                     roles |= {Role(ADDRESSES.kind, each.name, each.protocol) for each in names}
             if direction == "ingress":
                 needed[subject_selector] |= {Role(PORTS.kind, each.name, each.protocol) for each in names}
+    if negated:
+        needed[subject_selector] |= {role._replace(kind=ADDRESSES.kind) for role in needed[subject_selector]}
     return {selector: frozenset(roles) for selector, roles in needed.items()}

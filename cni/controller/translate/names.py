@@ -44,6 +44,16 @@ def policy_owner(key: str) -> Owner:
     return Owner("networkpolicy", key)
 
 
+def admin_policy_owner(name: str) -> Owner:
+    """The owner of an AdminNetworkPolicy's rows."""
+    return Owner("adminnetworkpolicy", name)
+
+
+def baseline_policy_owner(name: str) -> Owner:
+    """The owner of a BaselineAdminNetworkPolicy's rows."""
+    return Owner("baselineadminnetworkpolicy", name)
+
+
 def namespace_owner(name: str) -> Owner:
     """The owner of a namespace's own rows."""
     return Owner("namespace", name)

@@ -46,7 +46,7 @@ def translate(namespace: Namespace) -> State:
             RowId("ACL", "namespace", namespace.name, "isolation.allow"),
             "ingress",
             priority=ALLOW_PRIORITY,
-            match=f"{ours} && {match.peers('ingress', [pods])}",
+            match=f"{ours} && {match.peers('ingress', [pods]).text}",
             action="allow-related",
             severity=namespace.logging.allow,
             name=f"{namespace.name} isolation",

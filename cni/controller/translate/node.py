@@ -7,6 +7,7 @@ pods, the second.
 from __future__ import annotations
 
 import ipaddress
+import json
 
 from cni.controller.model.addressing import IPNetwork, mac_of, prefix
 from cni.controller.rows import Member, Row, RowId, State
@@ -25,6 +26,7 @@ NODE_PRIORITY = 32000
 """Above every policy: Kubernetes lets a node always reach its own pods."""
 LOGGED_PER_SECOND = 20
 RESERVED = 2
+ROUTER_PORT = "router-port"
 """Addresses at the start of each subnet that no pod gets."""
 
 
@@ -47,6 +49,11 @@ def gateways(subnets: tuple[IPNetwork, ...]) -> tuple[str, ...]:
     return tuple(str(network[GATEWAY]) for network in subnets)
 
 
+def annotation(subnets: tuple[IPNetwork, ...]) -> str:
+    """The text of annotation node-subnets."""
+    return json.dumps([str(network) for network in subnets])
+
+
 def management_name(node: str) -> str:
     """The `iface-id` of a node's management port."""
     return f"management_{node}"
@@ -62,7 +69,7 @@ def translate(
     through a service, is let through explicitly. Without policies that rule would only cost connection tracking.
     """
     switch = node_switch(node)
-    router_port = RowId("Logical_Router_Port", "node", node, "router-port")
+    router_port = RowId("Logical_Router_Port", "node", node, ROUTER_PORT)
     switch_port = RowId("Logical_Switch_Port", "node", node, "to-router")
     management = RowId("Logical_Switch_Port", "node", node, "management")
     mac = mac_of(subnets[0][GATEWAY])

@@ -1,15 +1,15 @@
-"""Writes annotation pod-networks onto pods, many at a time."""
+"""Writes what was assigned onto pods, in the same way onto nodes: many at a time."""
 
 from __future__ import annotations
 
 import logging
 
-from cni.controller.model.annotations import POD_NETWORKS
+from cni.controller.model.annotations import NODE_SUBNETS, POD_NETWORKS
 from cni.controller.world import World
 from foundation.daemon.work import Backoff, KeyedQueue
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import Conflict, NotFound, Unprocessable
-from foundation.kube.resources import PODS
+from foundation.kube.resources import NODES, PODS
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +24,10 @@ class Annotator:
         self._client = client
         self._world = world
         self._wanted: dict[str, tuple[str, str]] = {}
+        self._of_nodes: dict[str, str] = {}
+        self.nodes = KeyedQueue(
+            self._write_node, workers=8, backoff=Backoff(0.05, 1.0), deadline=30.0, name="node annotations"
+        )
         self.written = 0
         self.queue = KeyedQueue(
             self._write, workers=WORKERS, backoff=Backoff(0.05, 1.0), deadline=30.0, name="pod annotations"
@@ -39,6 +43,23 @@ class Annotator:
             return
         self._wanted[key] = (uid, text)
         self.queue.add(key)
+
+    def want_node(self, name: str, text: str) -> None:
+        """The annotation node-subnets that a node shall have."""
+        node = self._world.nodes.get(name)
+        if node is not None and node.annotations.get(NODE_SUBNETS) != text and self._of_nodes.get(name) != text:
+            self._of_nodes[name] = text
+            self.nodes.add(name)
+
+    async def _write_node(self, name: str) -> None:
+        text = self._of_nodes.get(name)
+        if text is None or name not in self._world.nodes:
+            return
+        try:
+            await self._client.merge_patch(NODES, name, "", {"metadata": {"annotations": {NODE_SUBNETS: text}}})
+        except NotFound:
+            _log.debug("node %s went before its annotation was written", name)
+        self._of_nodes.pop(name, None)
 
     async def _write(self, key: str) -> None:
         wanted = self._wanted.get(key)

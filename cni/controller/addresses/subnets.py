@@ -1,0 +1,41 @@
+"""Subnets for nodes that the cluster gives none: parts of the pod ranges."""
+
+from __future__ import annotations
+
+import ipaddress
+import zlib
+from collections.abc import Callable, Sequence
+
+from cni.controller.errors import AddressesExhausted, InvalidNode
+from cni.controller.model.addressing import IPNetwork
+
+
+def pick(
+    name: str, ranges: Sequence[IPNetwork], prefixes: tuple[int, int], is_free: Callable[[IPNetwork], bool]
+) -> tuple[IPNetwork, ...]:
+    """One subnet of each range for node `name`, of the prefix length for its family (IPv4, IPv6).
+
+    Where the search begins is a function of the name, so that a node that comes back finds its subnet again while it is
+    free. Raises AddressesExhausted, or InvalidNode for a prefix length that the range cannot hold.
+    """
+    return tuple(_one(name, whole, prefixes[0 if whole.version == 4 else 1], is_free) for whole in ranges)
+
+
+def _one(name: str, whole: IPNetwork, length: int, is_free: Callable[[IPNetwork], bool]) -> IPNetwork:
+    if not whole.prefixlen <= length <= whole.max_prefixlen - 3:
+        raise InvalidNode(f"node subnets of /{length} do not fit into range {whole}: change cluster.host_prefixes")
+    count = 1 << (length - whole.prefixlen)
+    size = 1 << (whole.max_prefixlen - length)
+    start = zlib.crc32(name.encode()) % count
+    for step in range(min(count, 1 << 16)):
+        base = int(whole.network_address) + (start + step) % count * size
+        candidate: IPNetwork
+        if whole.version == 4:
+            candidate = ipaddress.IPv4Network((base, length))
+        else:
+            candidate = ipaddress.IPv6Network((base, length))
+        if is_free(candidate):
+            return candidate
+    raise AddressesExhausted(
+        f"range {whole} has no free /{length} for node {name}: widen cluster.ranges", waits_for=("ranges",)
+    )
