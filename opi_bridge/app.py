@@ -33,7 +33,7 @@ async def start(config: OpiBridgeConfig, daemon: Daemon) -> None:
     session = Session(client, address=config.spdk, deadline=config.spdk_seconds)
     ledger = Ledger(session)
     keys = Keys(session, Path(config.keys) if config.keys else None)
-    card = make_card(config.card, session)
+    card = make_card(config.card, session, ledger)
     for step in (ledger.load, keys.load, card.prepare):
         session.prepare_with(step)
 

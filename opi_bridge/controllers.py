@@ -86,7 +86,8 @@ class ControllerStore:
         if self._ledger.get(name) is not None and await self._find(name) is not None:
             raise AlreadyExists(f"{name} exists already")
         limits = Limits(
-            queues=max(spec.max_nsq, spec.max_ncq),
+            queues=spec.max_nsq or spec.max_ncq,
+            completion_queues=spec.max_ncq,
             namespaces=spec.max_namespaces,
             controller_id=spec.nvme_controller_id if spec.HasField("nvme_controller_id") else None,
         )

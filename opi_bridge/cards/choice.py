@@ -5,10 +5,15 @@ from pathlib import Path
 
 from foundation.daemon.configuration import ConfigurationError
 from opi_bridge.cards.card import Card
+from opi_bridge.cards.intel_npi import IntelNpiCard
+from opi_bridge.cards.marvell import MarvellCard
 from opi_bridge.cards.model import Function, Slot
 from opi_bridge.cards.qmp import Plug, Qmp, VfioUserPlug
+from opi_bridge.cards.snap3 import Snap3Card
+from opi_bridge.cards.snap4 import Snap4Card
 from opi_bridge.cards.spdk_vfiouser import SpdkVfioUserCard
 from opi_bridge.config import CardConfig, PhysicalFunction
+from opi_bridge.ledger import Ledger
 from opi_bridge.session import Session
 
 
@@ -26,7 +31,7 @@ def functions_of(ranges: Sequence[PhysicalFunction]) -> list[Function]:
     return list(result.values())
 
 
-def make_card(config: CardConfig, session: Session) -> Card:
+def make_card(config: CardConfig, session: Session, ledger: Ledger) -> Card:
     functions = functions_of(config.functions)
     if config.kind == "spdk_vfiouser":
         return SpdkVfioUserCard(
@@ -36,7 +41,13 @@ def make_card(config: CardConfig, session: Session) -> Card:
             settle=config.settle_seconds,
             plug=_plug(config, functions),
         )
-    raise ConfigurationError(f"card.kind {config.kind} is not built yet")
+    if config.kind == "intel_npi":
+        return IntelNpiCard(session, functions)
+    if config.kind == "marvell":
+        return MarvellCard(session, functions)
+    if config.kind == "snap4":
+        return Snap4Card(session, hotplug=config.hotplug_functions)
+    return Snap3Card(session, ledger, manager=config.emulation_manager)
 
 
 def _plug(config: CardConfig, functions: Sequence[Function]) -> Plug | None:

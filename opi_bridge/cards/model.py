@@ -75,6 +75,7 @@ class Limits:
     """What a controller may use; 0 is the card's default."""
 
     queues: int = 0
+    completion_queues: int = 0
     namespaces: int = 0
     controller_id: int | None = None
 

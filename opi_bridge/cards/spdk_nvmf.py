@@ -65,6 +65,10 @@ class SpdkNvmfCard(ABC):
     def slot_of(self, address: Mapping[str, str]) -> Slot | None:
         """The function behind a listen address; None when it is not one of this card's."""
 
+    def listener_options(self, limits: Limits) -> dict[str, Any]:
+        """More parameters of add_listener, for what a controller may use."""
+        return {}
+
     async def before_listening(self, slot: Slot) -> None:
         """Make the place of the listener usable; nobody listens there."""
         return
@@ -262,19 +266,19 @@ class SpdkNvmfCard(ABC):
         self._reserved[endpoint] = nqn
         try:
             await self.before_listening(endpoint)
-            await self._listen_on_function(nqn, endpoint)
+            await self._listen_on_function(nqn, endpoint, self.listener_options(limits))
             self._users[endpoint] = nqn
         finally:
             del self._reserved[endpoint]
         return Controller(nqn, endpoint, handle=str(endpoint))
 
-    async def _listen_on_function(self, nqn: str, slot: Slot) -> None:
+    async def _listen_on_function(self, nqn: str, slot: Slot, options: Mapping[str, Any]) -> None:
         # A host on the PCI bus has no host NQN to be admitted by: the function itself is the admission. Both requests
         # go out in one write and are carried out in their order.
         answers = await asyncio.gather(
             self._session.call("nvmf_subsystem_allow_any_host", {"nqn": nqn, "allow_any_host": True}),
             self._session.call(
-                "nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": self.listen_address(slot)}
+                "nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": self.listen_address(slot), **options}
             ),
             return_exceptions=True,
         )

@@ -21,7 +21,13 @@ from tests.dpu_rig.rig import DpuRig, Pair, Volume, eventually
 
 EXAMPLES = int(os.environ.get("DPU_OFFLOAD_INTERLEAVINGS", "4"))
 VOLUMES = 3
-RETRY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED, grpc.StatusCode.DEADLINE_EXCEEDED)
+# The codes after which external-attacher holds that work may still be going on.
+RETRY = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+)
 
 numbers = st.integers(0, VOLUMES - 1)
 steps = st.one_of(
