@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import aiohttp
 import msgspec
 
 from foundation.kube.backoff import Backoff
@@ -15,10 +14,10 @@ from foundation.kube.decoding import ObjectDecoder, Page
 from foundation.kube.errors import Conflict, Malformed
 from foundation.kube.models.meta import KubernetesObject
 from foundation.kube.resources import Resource
-from foundation.kube.transport import Transport
+from foundation.kube.transport import Body, Transport
 
 T = TypeVar("T", bound=KubernetesObject)
-Body = Mapping[str, Any] | KubernetesObject
+Writable = Mapping[str, Any] | KubernetesObject
 
 PAGE = 500
 MERGE_PATCH = "application/merge-patch+json"
@@ -150,7 +149,7 @@ class KubeClient:
         field_selector: str = "",
         timeout_seconds: float,
         idle: float,
-    ) -> AsyncIterator[aiohttp.StreamReader]:
+    ) -> AsyncIterator[Body]:
         """The raw stream of a watch with bookmarks (see `foundation.kube.watching.lines`).
 
         The server ends it after `timeout_seconds`; `idle` seconds without a byte raise TimeoutError.
@@ -165,7 +164,7 @@ class KubeClient:
         async with self._transport.stream(resource.path(namespace), query=query, idle=idle) as content:
             yield content
 
-    async def create(self, resource: Resource[T], obj: Body, namespace: str = "", *, subresource: str = "") -> T:
+    async def create(self, resource: Resource[T], obj: Writable, namespace: str = "", *, subresource: str = "") -> T:
         """Create an object; its namespace may stand in its metadata. Raises AlreadyExists, Unprocessable."""
         namespace = namespace or _metadata(obj, "namespace")
         path = resource.path(namespace, _metadata(obj, "name") if subresource else "", subresource)
@@ -311,13 +310,13 @@ def _named(name: str) -> str:
     return name
 
 
-def _metadata(obj: Body, key: str) -> str:
+def _metadata(obj: Writable, key: str) -> str:
     if isinstance(obj, KubernetesObject):
         return str(getattr(obj.metadata, key))
     return str((obj.get("metadata") or {}).get(key) or "")
 
 
-def _encode(resource: Resource[Any], obj: Body) -> bytes:
+def _encode(resource: Resource[Any], obj: Writable) -> bytes:
     fields: Mapping[str, Any] = msgspec.to_builtins(obj) if isinstance(obj, KubernetesObject) else obj
     return msgspec.json.encode({"apiVersion": resource.api_version, "kind": resource.kind, **fields})
 

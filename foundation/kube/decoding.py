@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -22,7 +21,9 @@ class ObjectList(msgspec.Struct, Generic[T], frozen=True):
     items: tuple[T, ...] | None = None
 
 
-class _Event(msgspec.Struct, Generic[T], frozen=True):
+class ObjectEvent(msgspec.Struct, Generic[T], frozen=True, gc=False):
+    """A line of a watch that tells of an object; `type` is ADDED, MODIFIED or DELETED."""
+
     type: str
     object: T
 
@@ -54,24 +55,24 @@ class Page(Generic[T]):
     unreadable: tuple[Unreadable, ...] = ()
 
 
-Kind = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
-
-_KINDS: Mapping[str, Kind] = {"ADDED": "ADDED", "MODIFIED": "MODIFIED", "DELETED": "DELETED"}
-"""The event types that carry an object of the resource."""
+OBJECT_EVENTS = frozenset({"ADDED", "MODIFIED", "DELETED"})
 
 
 @dataclass(frozen=True, slots=True)
-class Event(Generic[T]):
-    """One line of a watch. Exactly one of the fields is present, none for a bookmark.
+class Bookmark:
+    """A line of a watch that tells only how far it has come."""
 
-    `resource_version` is where a watch may go on after this event ("" for an error).
-    """
+    resource_version: str
 
-    kind: Kind
-    resource_version: str = ""
-    object: T | None = None
-    unreadable: Unreadable | None = None
-    status: Status | None = None
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A line of a watch that ends it: the server's refusal to go on."""
+
+    status: Status
+
+
+Event = ObjectEvent[T] | Unreadable | Bookmark | Failure
 
 
 class ObjectDecoder(Generic[T]):
@@ -82,7 +83,7 @@ class ObjectDecoder(Generic[T]):
         self._one = msgspec.json.Decoder(model)
         # the model is a run-time value, which the type checker has no words for
         self._page: msgspec.json.Decoder[ObjectList[T]] = msgspec.json.Decoder(ObjectList[model])  # type: ignore[valid-type]
-        self._event: msgspec.json.Decoder[_Event[T]] = msgspec.json.Decoder(_Event[model])  # type: ignore[valid-type]
+        self._event: msgspec.json.Decoder[ObjectEvent[T]] = msgspec.json.Decoder(ObjectEvent[model])  # type: ignore[valid-type]
         self._raw_page = msgspec.json.Decoder(_RawList)
         self._raw_event = msgspec.json.Decoder(_RawEvent)
         self._meta = msgspec.json.Decoder(_OnlyMeta)
@@ -125,26 +126,22 @@ class ObjectDecoder(Generic[T]):
             return self._odd_event(line, error)
         except msgspec.DecodeError as error:
             raise Malformed(f"a watch sent a line that is not JSON: {error}: {line[:80]!r}") from error
-        kind = _KINDS.get(found.type)
-        if kind is not None:
-            return Event(kind, found.object.metadata.resource_version, found.object)
-        return self._odd_event(line, None)
+        return found if found.type in OBJECT_EVENTS else self._odd_event(line, None)
 
     def _odd_event(self, line: bytes, why: msgspec.ValidationError | None) -> Event[T]:
         """Bookmarks and errors, whose objects need not fit the model, and objects that should but don't."""
         try:
             raw = self._raw_event.decode(line)
             if raw.type == "ERROR":
-                return Event("ERROR", status=self._status.decode(raw.object))
+                return Failure(self._status.decode(raw.object))
             if raw.type == "BOOKMARK":
-                return Event("BOOKMARK", self._meta.decode(raw.object).metadata.resource_version)
+                return Bookmark(self._meta.decode(raw.object).metadata.resource_version)
         except msgspec.DecodeError as error:
             raise Malformed(f"a watch sent a line that is not an event: {error}: {line[:80]!r}") from error
-        kind = _KINDS.get(raw.type)
-        if kind is not None and why is not None:
+        if raw.type in OBJECT_EVENTS and why is not None:
             unreadable = self._unreadable(raw.object, why)
             if unreadable.key:
-                return Event(kind, unreadable.resource_version, unreadable=unreadable)
+                return unreadable
         raise Malformed(f"a watch sent an event of unknown type {raw.type!r}: {line[:80]!r}")
 
     def _unreadable(self, raw: msgspec.Raw, why: Exception) -> Unreadable:

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Generic, Literal, TypeVar
 
+import msgspec
+
 from foundation.kube.backoff import Backoff
 from foundation.kube.client import PAGE, KubeClient
-from foundation.kube.decoding import Event, Page, Unreadable
+from foundation.kube.decoding import Event, Failure, ObjectEvent, Page, Unreadable
 from foundation.kube.errors import Gone, KubeError, Unavailable, VersionTooLarge, from_status
 from foundation.kube.models.meta import KubernetesObject
 from foundation.kube.resources import Resource
-from foundation.kube.watching import lines
+from foundation.kube.sharing import Sharing
+from foundation.kube.watching import Pace, lines
 
 T = TypeVar("T", bound=KubernetesObject)
 
@@ -30,8 +33,7 @@ SHORT_WATCH_SECONDS = 1.0
 TOO_LARGE_TRIES = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Change(Generic[T]):
+class Change(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """What happened to one object. `old` is None for "added", `new` is None for "deleted"."""
 
     kind: Literal["added", "updated", "deleted"]
@@ -85,12 +87,13 @@ class Reflector(Generic[T]):
         self._idle_seconds = idle_seconds
         self._backoff = backoff or Backoff()
         self._on_unreadable = on_unreadable
+        self._sharing = Sharing()
         self._store: dict[str, T] = {}
         self._view = MappingProxyType(self._store)
         self._version = ""
         self._too_large = 0
         self._synced = asyncio.Event()
-        self._subscribers: list[Callable[[Change[T]], None]] = []
+        self._subscribers: tuple[Callable[[Change[T]], None], ...] = ()
 
     @property
     def store(self) -> Mapping[str, T]:
@@ -108,13 +111,12 @@ class Reflector(Generic[T]):
         It runs in the event loop, so it must be short (put a key into a queue). What it raises is logged and goes no
         further. Returns a function that ends the subscription.
         """
-        self._subscribers.append(callback)
+        self._subscribers = (*self._subscribers, callback)
         for key, obj in list(self._store.items()):
             self._tell(callback, Change("added", key, None, obj))
 
         def unsubscribe() -> None:
-            if callback in self._subscribers:
-                self._subscribers.remove(callback)
+            self._subscribers = tuple(each for each in self._subscribers if each is not callback)
 
         return unsubscribe
 
@@ -207,53 +209,54 @@ class Reflector(Generic[T]):
             idle=min(self._idle_seconds, seconds + 10.0),
             **self._where,
         ) as content:
-            async for batch in lines(content):
+            async for batch in lines(content, Pace()):
                 for line in batch:
                     self._apply(self._decoder.event(line))
                 if not useful:
                     useful = True
+                    self.last_error = ""
                     self._too_large = 0
                     self._backoff.reset()
         return useful or loop.time() - start >= SHORT_WATCH_SECONDS
 
     def _apply(self, event: Event[T]) -> None:
-        if event.status is not None:
+        if isinstance(event, ObjectEvent):
+            self.statistics.events += 1
+            obj = event.object
+            metadata = obj.metadata
+            self._put(metadata.key, None if event.type == "DELETED" else obj)
+            self._version = metadata.resource_version or self._version
+        elif isinstance(event, Failure):
             raise from_status(event.status, request=f"watch of {self.resource.plural}")
-        self.last_error = ""
-        if event.object is not None:
+        elif isinstance(event, Unreadable):
             self.statistics.events += 1
-            key = event.object.metadata.key
-            self._put(key, None if event.kind == "DELETED" else event.object)
-        elif event.unreadable is not None:
-            self.statistics.events += 1
-            self._report(event.unreadable)
-            self._put(event.unreadable.key, None)
+            self._report(event)
+            self._put(event.key, None)
+            self._version = event.resource_version or self._version
         else:
             self.statistics.bookmarks += 1
-        self._version = event.resource_version or self._version
+            self._version = event.resource_version or self._version
 
     def _put(self, key: str, new: T | None) -> None:
         old = self._store.get(key)
-        change: Change[T]
         if new is None:
-            if old is None:
-                return
-            del self._store[key]
-            change = Change("deleted", key, old, None)
-        elif old is None:
-            self._store[key] = new
-            change = Change("added", key, None, new)
-        elif old.metadata.uid != new.metadata.uid:
-            # deleted and made again while nobody watched: two objects that share a name
-            self._put(key, None)
-            self._put(key, new)
+            if old is not None:
+                del self._store[key]
+                self._report_change(Change("deleted", key, old, None))
             return
-        elif old.metadata.resource_version == new.metadata.resource_version:
-            return  # a relist shows most objects as they are here already
-        else:
-            self._store[key] = new
-            change = Change("updated", key, old, new)
-        for callback in tuple(self._subscribers):
+        if old is not None:
+            if old.metadata.uid != new.metadata.uid:
+                # deleted and made again while nobody watched: two objects that share a name
+                self._put(key, None)
+                old = None
+            elif old.metadata.resource_version == new.metadata.resource_version:
+                return  # a relist shows most objects as they are here already
+        self._sharing.share(new)
+        self._store[key] = new
+        self._report_change(Change("added" if old is None else "updated", key, old, new))
+
+    def _report_change(self, change: Change[T]) -> None:
+        for callback in self._subscribers:
             self._tell(callback, change)
 
     def _tell(self, callback: Callable[[Change[T]], None], change: Change[T]) -> None:

@@ -18,6 +18,26 @@ POOL = 256
 READ_BUFFER = 1 << 18
 
 
+class Body:
+    """The body of an answer that goes on and on."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self.readany = answer.content.readany
+        self._socket = answer.connection.transport if answer.connection is not None else None
+        if self._socket is not None and hasattr(self._socket, "set_read_buffer_limits"):
+            # a TLS transport that is held would still take in 256 KiB, a wake-up for each record
+            self._socket.set_read_buffer_limits(high=1, low=0)
+
+    def hold(self, held: bool) -> None:
+        """Leave what arrives in the socket, where it costs nothing, or take it again."""
+        if self._socket is None or self._socket.is_closing():
+            return
+        if held:
+            self._socket.pause_reading()
+        else:
+            self._socket.resume_reading()
+
+
 class Transport:
     """Sends requests and gives bodies as bytes. Every call has a deadline in seconds."""
 
@@ -111,7 +131,7 @@ class Transport:
         return content
 
     @contextlib.asynccontextmanager
-    async def stream(self, path: str, *, query: Mapping[str, str], idle: float) -> AsyncIterator[aiohttp.StreamReader]:
+    async def stream(self, path: str, *, query: Mapping[str, str], idle: float) -> AsyncIterator[Body]:
         """The body of an endless answer, read as it comes; `idle` seconds without a byte end it (TimeoutError).
 
         Raises KubeError when the server refuses, and Unavailable when the connection breaks.
@@ -125,7 +145,7 @@ class Transport:
                         await self._connection.credentials.header(renew=True)
                     raise _refusal(answer, await answer.read(), f"GET {path}")
                 try:
-                    yield answer.content
+                    yield Body(answer)
                 finally:
                     answer.close()  # an unfinished body must not go back to the pool
         except aiohttp.ConnectionTimeoutError as error:

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         "--record", type=Path, help="file for the distinct (user, verb, group, resource) of all requests"
     )
     parser.add_argument("--faults", action="store_true", help="accept POST /lab/faults")
-    parser.add_argument("--kubeconfig", type=Path, help="write a kubeconfig here (with the first token) once it listens")
+    parser.add_argument("--kubeconfig", type=Path, help="write a kubeconfig (with the first token) here")
     parser.add_argument("--tls-ca", type=Path, help="CA that the kubeconfig shall name")
     arguments = parser.parse_args(argv)
     if (arguments.tls_cert is None) != (arguments.tls_key is None):

@@ -18,7 +18,7 @@ from foundation.kube.errors import Malformed
 from foundation.kube.models.meta import LabelSelector, LabelSelectorRequirement
 from foundation.kube.resources import ALL, CONFIG_MAPS, ENDPOINT_SLICES, NETWORK_POLICIES, PODS, Resource
 from foundation.kube.selectors import InvalidSelector, matches, validate
-from foundation.kube.watching import lines
+from foundation.kube.watching import Pace, lines
 from lab.apiserver import patches
 from lab.apiserver.selectors import by_labels
 
@@ -193,3 +193,37 @@ def test_lines_are_found_however_the_network_cuts_them(names: list[str], cuts: l
         return [line async for batch in lines(Cut()) for line in batch]
 
     assert asyncio.run(read()) == whole
+
+
+@pytest.mark.parametrize(("rate", "wakeups"), [(10, 10), (200, 200), (1000, 110), (20000, 110)])
+def test_a_stream_wakes_us_for_each_event_unless_it_storms(rate: int, wakeups: int) -> None:
+    now, taken, count, latest = 0.0, 0, 0, 0.0
+    pace = Pace(clock=lambda: now)
+    while now < 1.0:
+        arrived = int(now * rate)
+        if arrived == taken:
+            now = (taken + 1) / rate + 1e-9
+            continue
+        latest = max(latest, now - (taken + 1) / rate)
+        events, taken = arrived - taken, arrived
+        count += 1
+        now += pace.pause(events) + 1e-5
+    assert count <= wakeups
+    assert latest <= Pace.PAUSE + 1 / rate
+    if rate < Pace.RATE:
+        assert latest < 1e-4, "nothing is late while it is calm"
+
+
+def test_a_storm_ends() -> None:
+    now = 0.0
+    pace = Pace(clock=lambda: now)
+    pauses = []
+    while Pace.PAUSE not in pauses:
+        now += 0.001
+        pauses.append(pace.pause(1))
+    assert len(pauses) > Pace.BURST
+    for _ in range(3):
+        now += 0.02
+        assert pace.pause(20) == Pace.PAUSE
+    now += 0.02
+    assert pace.pause(2) == 0.0

@@ -21,10 +21,9 @@ class ContainerPort(Model, frozen=True):
     protocol: str = "TCP"
 
 
-class ResourceRequirements(Model, frozen=True):
-    """What a container asks for; quantities as written (`"1"`, `"100m"`, `"1Gi"`)."""
+class ContainerResources(Model, frozen=True):
+    """What a container may use at most; for devices that is also what it asks for."""
 
-    requests: Mapping[str, Quantity] | None = None
     limits: Mapping[str, Quantity] | None = None
 
 
@@ -33,8 +32,12 @@ class Container(Model, frozen=True):
 
     name: str = ""
     ports: tuple[ContainerPort, ...] | None = None
-    resources: ResourceRequirements | None = None
+    resources: ContainerResources | None = None
     restart_policy: str | None = None
+
+    def __hash__(self) -> int:
+        # `resources` can't be hashed; equality still looks at it
+        return hash((self.name, self.ports, self.restart_policy))
 
 
 class PersistentVolumeClaimVolumeSource(Model, frozen=True):
@@ -51,6 +54,10 @@ class Volume(Model, frozen=True):
     persistent_volume_claim: PersistentVolumeClaimVolumeSource | None = None
     ephemeral: Mapping[str, object] | None = None
 
+    def __hash__(self) -> int:
+        # `ephemeral` can't be hashed; equality still looks at it
+        return hash((self.name, self.persistent_volume_claim))
+
 
 class PodSpec(Model, frozen=True):
     """What a pod asks for."""
@@ -59,7 +66,6 @@ class PodSpec(Model, frozen=True):
     host_network: bool = False
     hostname: str = ""
     subdomain: str = ""
-    service_account_name: str = ""
     containers: tuple[Container, ...] = ()
     init_containers: tuple[Container, ...] | None = None
     volumes: tuple[Volume, ...] | None = None
@@ -80,7 +86,6 @@ class PodStatus(Model, frozen=True):
     host_ip: str = msgspec.field(name="hostIP", default="")
     pod_ip: str = msgspec.field(name="podIP", default="")
     pod_ips: tuple[PodIP, ...] | None = msgspec.field(name="podIPs", default=None)
-    conditions: tuple[Condition, ...] | None = None
 
 
 class Pod(KubernetesObject, frozen=True):
@@ -278,6 +283,13 @@ class TypedObjectReference(Model, frozen=True):
     kind: str = ""
     name: str = ""
     namespace: str | None = None
+
+
+class ResourceRequirements(Model, frozen=True):
+    """What a claim asks for; quantities as written (`"1"`, `"100m"`, `"1Gi"`)."""
+
+    requests: Mapping[str, Quantity] | None = None
+    limits: Mapping[str, Quantity] | None = None
 
 
 class PersistentVolumeClaimSpec(Model, frozen=True):

@@ -32,7 +32,6 @@ class ObjectMeta(Model, frozen=True):
 
     name: str = ""
     namespace: str = ""
-    generate_name: str = ""
     uid: str = ""
     resource_version: str = ""
     generation: int = 0
