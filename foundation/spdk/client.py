@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
+from foundation.daemon.backoff import Backoff, Pauses
 from foundation.spdk.address import HttpAddress, TcpAddress, UnixAddress, parse_address
-from foundation.spdk.backoff import Backoff
 from foundation.spdk.errors import SpdkClientError, SpdkMalformedReply, SpdkTimeout, SpdkUnavailable
-from foundation.spdk.http_proxy import HttpProxy
 from foundation.spdk.stream import StreamConnection
+
+if TYPE_CHECKING:
+    from foundation.spdk.http_proxy import HttpProxy
 
 T = TypeVar("T")
 
@@ -23,6 +25,7 @@ _ANY = msgspec.json.Decoder()
 
 DEFAULT_DEADLINE = 10.0
 _CONNECT_SECONDS = 5.0
+_RECONNECT = Backoff(initial=0.02, maximum=1.0, jitter=0.5)
 
 
 class Caller(Protocol):
@@ -50,7 +53,12 @@ class SpdkClient:
 
     def __init__(self, address: str, *, password_file: str = "") -> None:
         self.address = parse_address(address)
-        self._http = HttpProxy(self.address, password_file) if isinstance(self.address, HttpAddress) else None
+        self._http: HttpProxy | None = None
+        if isinstance(self.address, HttpAddress):
+            # requests takes 50 ms to import, which everybody else need not wait for.
+            from foundation.spdk.http_proxy import HttpProxy
+
+            self._http = HttpProxy(self.address, password_file)
         self._connection: StreamConnection | None = None
         self._connecting: asyncio.Task[StreamConnection] | None = None
         self._reconnecting: asyncio.Task[None] | None = None
@@ -80,7 +88,7 @@ class SpdkClient:
         """Tries until SPDK accepts the connection. Raises SpdkUnavailable (the last reason) after ``deadline``."""
         if self._http is not None:
             return
-        backoff = Backoff()
+        pauses = Pauses(_RECONNECT)
         end = asyncio.get_running_loop().time() + deadline
         while True:
             try:
@@ -90,7 +98,7 @@ class SpdkClient:
             except TimeoutError as error:
                 raise SpdkTimeout(f"SPDK at {self.address} did not accept a connection in {deadline:g} s") from error
             except SpdkUnavailable:
-                delay = backoff.delay()
+                delay = pauses.next()
                 if self._closed or asyncio.get_running_loop().time() + delay >= end:
                     raise
                 await asyncio.sleep(delay)
@@ -227,10 +235,10 @@ class SpdkClient:
             )
 
     async def _reconnect(self) -> None:
-        backoff = Backoff()
+        pauses = Pauses(_RECONNECT)
         while not self._closed:
             try:
                 await self._connected()
                 return
             except SpdkUnavailable:
-                await asyncio.sleep(backoff.delay())
+                await pauses.wait()

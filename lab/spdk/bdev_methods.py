@@ -32,16 +32,15 @@ async def _appearing(instance: Instance, name: str, seconds: float) -> list[dict
 @method("bdev_set_qos_limit")
 def set_qos_limit(instance: Instance, params: dict[str, Any]) -> bool:
     given = {limit: params[limit] for limit in _LIMITS if limit in params}
+    bdev = instance.bdevs.get(params["name"])
     if not given:
         raise RpcFailure(-errno.EINVAL, "No rate limits specified")
-    bdev = instance.bdevs.get(params["name"])
-    if bdev.limits_set and not bdev.openers:
+    if any(bdev.limits.values()) and not bdev.openers:
         text = "Failed to configure rate limit: Resource temporarily unavailable"
         raise RpcFailure(INVALID_PARAMS, text)
     if "rw_ios_per_sec" in given:
         given["rw_ios_per_sec"] = -(-given["rw_ios_per_sec"] // 1000) * 1000
     bdev.limits.update(given)
-    bdev.limits_set = True
     return True
 
 

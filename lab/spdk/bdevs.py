@@ -54,7 +54,10 @@ class Claim:
 
 @dataclass(eq=False)
 class Bdev:
-    """``openers`` counts those who hold an I/O channel: exports and guests."""
+    """``openers`` counts those who hold an I/O channel: exports and guests; ``writers`` those who opened it to write
+
+    without a claim: vhost controllers.
+    """
 
     name: str
     uuid: str
@@ -63,8 +66,8 @@ class Bdev:
     aliases: list[str] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     limits: dict[str, int] = field(default_factory=dict)
-    limits_set: bool = False
     openers: int = 0
+    writers: int = 0
     on_removed: list[Callable[[], None]] = field(default_factory=list)
     on_resized: list[Callable[[], None]] = field(default_factory=list)
 
@@ -77,6 +80,10 @@ class Bdev:
     def io_types(self) -> frozenset[str]:
         """The kinds of I/O that it takes."""
         return self.takes
+
+    def numa(self) -> int | None:
+        """The NUMA node, -1 for any; None for the kinds that do not tell."""
+        return self.numa_id
 
     @property
     def granularity(self) -> tuple[int, int, int, int, int]:
@@ -110,8 +117,9 @@ class Bdev:
             **dict(zip(names, self.granularity, strict=True)),
             "uuid": self.uuid,
         }
-        if self.numa_id is not None:
-            result["numa_id"] = self.numa_id
+        numa = self.numa()
+        if numa is not None:
+            result["numa_id"] = numa
         result["assigned_rate_limits"] = {
             limit: self.limits.get(limit, 0)
             for limit in ("rw_ios_per_sec", "rw_mbytes_per_sec", "r_mbytes_per_sec", "w_mbytes_per_sec")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lab.spdk.bdevs import Backing, Bdev, claim, release
-from lab.spdk.dispatch import ACCEL, method
-from lab.spdk.failures import INVALID_PARAMS, RpcFailure, no_device, refused
+from lab.spdk.dispatch import ACCEL, NVMF, method
+from lab.spdk.failures import INTERNAL_ERROR, INVALID_PARAMS, PARSE_ERROR, RpcFailure, no_device, refused
 
 if TYPE_CHECKING:
     from lab.spdk.instance import Instance
@@ -36,7 +36,13 @@ class CryptoBdev(Bdev):
 
     product = "crypto"
     takes = frozenset(("read", "write", "unmap", "flush", "reset", "write_zeroes"))
-    numa_id = -1
+
+    @property
+    def io_types(self) -> frozenset[str]:
+        return self.takes & self.base.io_types
+
+    def numa(self) -> int | None:
+        return self.base.numa()
 
     def backing(self) -> Backing | None:
         below = self.base.backing()
@@ -57,11 +63,13 @@ class Crypto:
         instance.bdevs.on_added.append(self._base_appeared)
 
     def create(self, name: str, base_name: str, key: CryptoKey) -> None:
-        if name in self.wanted or self._instance.bdevs.find(name):
+        if name in self.wanted:
             raise refused(errno.EEXIST)
         base = self._instance.bdevs.find(base_name)
         if base is not None and base.claims:
             raise refused(errno.EPERM)
+        if base is not None and self._instance.bdevs.find(name):
+            raise refused(errno.EEXIST)
         self.wanted[name] = (base_name, key)
         if base is not None:
             self._make(name, base, key)
@@ -76,7 +84,10 @@ class Crypto:
 
     def _base_appeared(self, base: Bdev) -> None:
         for name, (base_name, key) in list(self.wanted.items()):
-            if base_name in (base.name, base.uuid, *base.aliases) and not self._instance.bdevs.find(name):
+            if base_name not in (base.name, base.uuid, *base.aliases) or self._instance.bdevs.find(name):
+                continue
+            # Of two that want the same base, the first has it.
+            if not base.claims:
                 if key.destroyed:
                     self._instance.crash("a crypto bdev comes back whose key was destroyed")
                 self._make(name, base, key)
@@ -113,14 +124,14 @@ def _dek(code: int) -> RpcFailure:
 @method("accel_crypto_key_create", refusal=ACCEL)
 def key_create(instance: Instance, params: dict[str, Any]) -> bool:
     name, key, key2 = params["name"], params["key"], params.get("key2", "")
-    if name in instance.crypto.keys:
-        raise _dek(errno.EEXIST)
     try:
         lengths = {len(bytes.fromhex(key)), len(bytes.fromhex(key2))}
     except ValueError as error:
         raise _dek(errno.EINVAL) from error
     if params["cipher"] != "AES_XTS" or lengths not in ({16}, {32}) or key.lower() == key2.lower():
         raise _dek(errno.EINVAL)
+    if name in instance.crypto.keys:
+        raise _dek(errno.EEXIST)
     instance.crypto.keys[name] = CryptoKey(name, params["cipher"], key, key2, params.get("tweak_mode", "SIMPLE_LBA"))
     return True
 
@@ -147,16 +158,18 @@ def keys_get(instance: Instance, params: dict[str, Any]) -> list[dict[str, Any]]
     ]
 
 
-@method("bdev_crypto_create")
+@method("bdev_crypto_create", refusal=(PARSE_ERROR, "Failed to decode crypto disk create parameters."))
 def crypto_create(instance: Instance, params: dict[str, Any]) -> str:
-    key = instance.crypto.keys.get(params.get("key_name", ""))
+    if "key_name" not in params:
+        raise RpcFailure(INTERNAL_ERROR, "No key was found")
+    key = instance.crypto.keys.get(params["key_name"])
     if key is None:
         raise RpcFailure(INVALID_PARAMS, "Key was not found")
     instance.crypto.create(params["name"], params["base_bdev_name"], key)
     return str(params["name"])
 
 
-@method("bdev_crypto_delete")
+@method("bdev_crypto_delete", refusal=NVMF)
 def crypto_delete(instance: Instance, params: dict[str, Any]) -> bool:
     instance.crypto.delete(params["name"])
     return True

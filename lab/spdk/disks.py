@@ -38,7 +38,7 @@ class NullBdev(Bdev):
     """Takes everything and gives back nothing: it has no bytes."""
 
     product = "Null disk"
-    takes = frozenset(("read", "write", "reset", "write_zeroes"))
+    takes = frozenset(("read", "write", "reset", "write_zeroes", "abort"))
 
 
 @dataclass(eq=False)

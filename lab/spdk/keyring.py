@@ -53,6 +53,11 @@ def _well_formed(text: str) -> bool:
     return len(data) in (36, 52, 68) and zlib.crc32(data[:-4]).to_bytes(4, "little") == data[-4:]
 
 
+def is_psk(key: Key) -> bool:
+    """Whether the file holds a TLS key: unlike a DH-CHAP key, it is looked at when a host is given it."""
+    return key.proof("").strip() != "" and Path(key.path).read_text().startswith("NVMeTLSkey-1:")
+
+
 class Keyring:
     def __init__(self) -> None:
         self._keys: dict[str, Key] = {}

@@ -41,9 +41,11 @@ def _store(instance: Instance, params: dict[str, Any], *, uuid: str = "uuid") ->
 async def create_lvstore(instance: Instance, params: dict[str, Any]) -> str:
     if params.get("clear_method", "none") not in _CLEAR_METHODS:
         raise RpcFailure(-errno.EINVAL, "Invalid clear_method parameter")
+    name = _name(params["lvs_name"])
     base = instance.bdevs.get(params["bdev_name"])
     cluster_size = params.get("cluster_sz", 0) or _DEFAULT_CLUSTER
-    name = _name(params["lvs_name"])
+    if base.claims:
+        raise refused(errno.EPERM)
     if cluster_size < 8192 or cluster_size % max(4096, base.block_size):
         raise refused(errno.EINVAL)
     store = instance.lvstores.create(base, name, cluster_size)
@@ -62,14 +64,14 @@ def rename_lvstore(instance: Instance, params: dict[str, Any]) -> bool:
     store = instance.lvstores.find(name=params["old_name"])
     if store is None:
         raise RpcFailure(-errno.ENOENT, f"Lvol store {params['old_name']} not found")
-    new = _name(params["new_name"])
-    other = instance.lvstores.find(name=new)
-    if other is not None and other is not store:
-        raise refused(errno.EEXIST)
-    old, store.name = store.name, new
-    if other is None:
-        for lvol in store.lvols.values():
-            instance.bdevs.rename_alias(instance.bdevs.get(lvol.uuid), f"{old}/{lvol.name}", f"{new}/{lvol.name}")
+    new = params["new_name"]
+    if new == store.name:
+        return True
+    if any(new in (other.name, other.renamed) for other in instance.lvstores):
+        raise refused(errno.EEXIST, INVALID_PARAMS)
+    old, store.name, store.renamed = store.name, new, new
+    for lvol in store.lvols.values():
+        instance.bdevs.rename_alias(instance.bdevs.get(lvol.uuid), f"{old}/{lvol.name}", f"{new}/{lvol.name}")
     store.save()
     return True
 
@@ -97,7 +99,7 @@ def _describe(store: Lvstore) -> dict[str, Any]:
         "base_bdev": store.base.name,
         "total_data_clusters": store.clusters,
         "free_clusters": store.free,
-        "block_size": store.base.block_size,
+        "block_size": store.block_size,
         "cluster_size": store.cluster_size,
         "max_growable_size": _CLUSTERS_PER_PAGE * store.cluster_size,
     }
@@ -107,9 +109,10 @@ async def _make(
     instance: Instance, store: Lvstore, name: str, lvol: Lvol, *, source: Lvol | None = None, taken: RpcFailure
 ) -> LvolBdev:
     """Bytes first, then the record, then the bdev. The name is taken at once, the volume appears a beat later."""
-    _name(name)
     if store.named(name) or name in store.reserved:
         raise taken
+    if not 0 < len(name.encode()) < 64:
+        raise refused(errno.EINVAL, INVALID_PARAMS)
     store.reserved.add(name)
     try:
         size = lvol.clusters * store.cluster_size
@@ -212,7 +215,7 @@ async def resize(instance: Instance, params: dict[str, Any]) -> bool:
 async def snapshot(instance: Instance, params: dict[str, Any]) -> str:
     bdev = instance.lvstores.lvol_bdev(params["lvol_name"])
     store, lvol = bdev.lvs, bdev.lvol
-    if lvol.snapshot:
+    if lvol.snapshot or lvol.read_only:
         raise refused(errno.EINVAL, INVALID_PARAMS)
     made = Lvol(
         str(uuids.uuid4()),
@@ -225,7 +228,8 @@ async def snapshot(instance: Instance, params: dict[str, Any]) -> str:
         read_only=True,
         snapshot=True,
     )
-    await _make(instance, store, made.name, made, source=lvol, taken=refused(errno.EEXIST, INVALID_PARAMS))
+    frozen = await _make(instance, store, made.name, made, source=lvol, taken=refused(errno.EEXIST, INVALID_PARAMS))
+    frozen.frozen = True
     lvol.parent, lvol.external, lvol.thin, lvol.own = made.uuid, "", True, 0
     lvol.seen = sparse.data_bytes(store.image(lvol))
     store.save()
@@ -237,7 +241,7 @@ async def clone(instance: Instance, params: dict[str, Any]) -> str:
     bdev = instance.lvstores.lvol_bdev(params["snapshot_name"])
     store, source = bdev.lvs, bdev.lvol
     made = Lvol(str(uuids.uuid4()), params["clone_name"], True, source.clusters, parent=source.uuid)
-    if not source.read_only:
+    if not source.read_only and not (store.named(made.name) or made.name in store.reserved):
         raise refused(errno.EINVAL, INVALID_PARAMS)
     await _make(instance, store, made.name, made, source=source, taken=refused(errno.EEXIST, INVALID_PARAMS))
     source.snapshot = True
@@ -269,6 +273,8 @@ async def clone_bdev(instance: Instance, params: dict[str, Any]) -> str:
 async def inflate(instance: Instance, params: dict[str, Any]) -> bool:
     bdev = instance.lvstores.lvol_bdev(params["name"])
     store, lvol = bdev.lvs, bdev.lvol
+    if not lvol.snapshot and lvol.clusters - store.allocated(lvol) > store.free:
+        raise refused(errno.ENOSPC, INVALID_PARAMS)
     await asyncio.sleep(2 * instance.beat)
     if lvol.snapshot:
         return True
@@ -286,8 +292,11 @@ async def decouple_parent(instance: Instance, params: dict[str, Any]) -> bool:
         raise refused(errno.EINVAL, INVALID_PARAMS)
     await asyncio.sleep(2 * instance.beat)
     if lvol.parent:
-        lvol.own = min(lvol.clusters, store.allocated(lvol) + store.allocated(store.lvols[lvol.parent]))
-    _leave_parent(instance, lvol)
+        parent = store.lvols[lvol.parent]
+        lvol.own = min(lvol.clusters, store.allocated(lvol) + store.allocated(parent))
+        lvol.parent, lvol.external = parent.parent, parent.external
+    else:
+        _leave_parent(instance, lvol)
     store.save()
     return True
 
@@ -326,7 +335,9 @@ def rename(instance: Instance, params: dict[str, Any]) -> bool:
     store, lvol, new = bdev.lvs, bdev.lvol, params["new_name"]
     if store.named(new) or new in store.reserved:
         raise refused(errno.EEXIST, INVALID_PARAMS)
-    old, lvol.name = lvol.name, _name(new)
+    if lvol.read_only:
+        raise refused(errno.EPERM, INVALID_PARAMS)
+    old, lvol.name = lvol.name, new
     instance.bdevs.rename_alias(bdev, f"{store.name}/{old}", f"{store.name}/{new}")
     store.save()
     return True

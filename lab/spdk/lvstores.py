@@ -57,8 +57,11 @@ class Lvstore:
     cluster_size: int
     metadata_clusters: int
     clusters: int
+    block_size: int
     lvols: dict[str, Lvol] = field(default_factory=dict)
     base: Bdev | None = None
+    # The name of the last renaming: a store that was never renamed holds the empty one for taken.
+    renamed: str = ""
     directory: Path = Path()
     # Names of volumes that are being made.
     reserved: set[str] = field(default_factory=set)
@@ -89,6 +92,7 @@ class Lvstore:
             "cluster_size": self.cluster_size,
             "metadata_clusters": self.metadata_clusters,
             "clusters": self.clusters,
+            "block_size": self.block_size,
             "lvols": [asdict(lvol) for lvol in self.lvols.values()],
         }
         new = self.directory / "meta.json.new"
@@ -100,12 +104,14 @@ class Lvstore:
 class LvolBdev(Bdev):
     lvs: Lvstore = field(kw_only=True)
     lvol: Lvol = field(kw_only=True)
+    # Takes no writes: a snapshot, or read-only since it was loaded; being set read-only does not show before that.
+    frozen: bool = False
 
     product = "Logical Volume"
 
     @property
     def io_types(self) -> frozenset[str]:
-        return _LVOL_IO - {"write", "unmap", "write_zeroes"} if self.lvol.snapshot else _LVOL_IO
+        return _LVOL_IO - {"write", "unmap", "write_zeroes"} if self.frozen else _LVOL_IO
 
     def backing(self) -> Backing:
         return Backing(str(self.lvs.image(self.lvol)))
@@ -169,9 +175,11 @@ class Lvstores:
             raise refused(errno.EEXIST)
         clusters = base.size // cluster_size
         kept = metadata_clusters(clusters, cluster_size)
+        if base.writers:
+            raise refused(errno.EPERM, INVALID_PARAMS)
         if isinstance(base, NullBdev) or clusters <= kept:
             raise refused(errno.EINVAL, INVALID_PARAMS)
-        store = Lvstore(str(uuids.uuid4()), name, cluster_size, kept, clusters - kept, base=base)
+        store = Lvstore(str(uuids.uuid4()), name, cluster_size, kept, clusters - kept, base.block_size, base=base)
         claim(base, store, "read_many_write_one")
         backing = base.backing()
         if isinstance(base, AioBdev) and backing is not None:
@@ -188,12 +196,11 @@ class Lvstores:
         return store
 
     def add_bdev(self, store: Lvstore, lvol: Lvol) -> LvolBdev:
-        assert store.base is not None
         bdev = LvolBdev(
             lvol.uuid,
             lvol.uuid,
-            store.base.block_size,
-            lvol.clusters * store.cluster_size // store.base.block_size,
+            store.block_size,
+            lvol.clusters * store.cluster_size // store.block_size,
             [f"{store.name}/{lvol.name}"],
             lvs=store,
             lvol=lvol,
@@ -263,7 +270,7 @@ class Lvstores:
         claim(base, store, "read_many_write_one")
         self._stores[uuid] = store
         for lvol in lvols.values():
-            self.add_bdev(store, lvol)
+            self.add_bdev(store, lvol).frozen = lvol.read_only
             if lvol.external and (external := self._instance.bdevs.find(lvol.external)):
                 claim(external, lvol, "read_many_write_none")
 

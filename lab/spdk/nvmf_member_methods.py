@@ -11,9 +11,10 @@ from typing import Any
 from lab.spdk import nqn as nqns
 from lab.spdk.dispatch import NVMF, method
 from lab.spdk.fabric import TcpPortal
-from lab.spdk.failures import INTERNAL_ERROR, RpcFailure, invalid_parameters, refused
+from lab.spdk.failures import INTERNAL_ERROR, INVALID_PARAMS, RpcFailure, invalid_parameters, refused
 from lab.spdk.guests import GuestPortal
 from lab.spdk.instance import Instance
+from lab.spdk.keyring import is_psk
 from lab.spdk.nvmf_methods import subsystem_of
 from lab.spdk.subsystems import Host, Listener, Namespace, Subsystem
 
@@ -38,8 +39,8 @@ async def add_ns(instance: Instance, params: dict[str, Any]) -> int:
     if (
         not nsid
         or group > subsystem.max_namespaces
-        or (nguid and not _NGUID.fullmatch(nguid))
-        or (eui64 and not _EUI64.fullmatch(eui64))
+        or ("nguid" in given and not _NGUID.fullmatch(nguid))
+        or ("eui64" in given and not _EUI64.fullmatch(eui64))
         or any(uuid == other.uuid for other in subsystem.namespaces.values())
     ):
         raise invalid_parameters()
@@ -136,8 +137,11 @@ def get_listeners(instance: Instance, params: dict[str, Any]) -> list[dict[str, 
 
 @method("nvmf_subsystem_listener_set_ana_state", refusal=NVMF)
 async def set_ana_state(instance: Instance, params: dict[str, Any]) -> bool:
-    subsystem = subsystem_of(instance, params)
-    listener = _listener(subsystem, _address(instance, params))
+    subsystem = instance.subsystems.find(params["nqn"])
+    if subsystem is None:
+        raise RpcFailure(INVALID_PARAMS, f"Unable to find subsystem with NQN {params['nqn']}")
+    given = params["listen_address"]
+    listener = _listener(subsystem, (given["trtype"].upper(), given["traddr"], given.get("trsvcid", "")))
     group = params.get("anagrpid", 0)
     if listener is None or not subsystem.ana_reporting or group > subsystem.max_namespaces:
         raise RpcFailure(INTERNAL_ERROR, _ANA)
@@ -161,7 +165,7 @@ def add_host(instance: Instance, params: dict[str, Any]) -> bool:
     if not nqns.is_valid(nqn) or subsystem.host(nqn) is not None:
         raise internal
     if ("dhchap_ctrlr_key" in params and "dhchap_key" not in params) or (
-        "psk" in params and keyring.find(params["psk"]) is None
+        "psk" in params and not ((psk := keyring.find(params["psk"])) and is_psk(psk))
     ):
         raise internal
     keys = {name: keyring.find(params[name]) for name in ("dhchap_key", "dhchap_ctrlr_key", "psk") if name in params}

@@ -70,19 +70,21 @@ def get_transports(instance: Instance, params: dict[str, Any]) -> list[dict[str,
     return [transports[kind.upper()]]
 
 
-def _printable(text: str, limit: int) -> bool:
-    return len(text.encode()) <= limit and all(" " <= character <= "~" for character in text)
+def _printable(text: str) -> bool:
+    return all(" " <= character <= "~" for character in text)
 
 
 @method("nvmf_create_subsystem", refusal=NVMF)
 async def create_subsystem(instance: Instance, params: dict[str, Any]) -> bool:
+    serial, model = params.get("serial_number", "0" * 20), params.get("model_number", "SPDK bdev Controller")
+    if len(serial.encode()) > 20 or len(model.encode()) > 40:
+        raise invalid_parameters()
     if (target := params.get("tgt_name", _TARGET)) != _TARGET:
         raise RpcFailure(INTERNAL_ERROR, f"Unable to find target {target}")
     nqn = params["nqn"]
     if not nqns.is_valid(nqn) or instance.subsystems.find(nqn):
         raise RpcFailure(INTERNAL_ERROR, f"Unable to create subsystem {nqn}")
-    serial, model = params.get("serial_number", "0" * 20), params.get("model_number", "SPDK bdev Controller")
-    if not _printable(serial, 20) or not _printable(model, 40):
+    if not _printable(serial) or not _printable(model):
         raise invalid_parameters()
     low, high = params.get("min_cntlid", 1), params.get("max_cntlid", 65519)
     if not 1 <= low <= high <= 65519:

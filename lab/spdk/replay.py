@@ -130,7 +130,7 @@ class Replay:
     arguments: Sequence[str] = ()
     binary: str = ""
     skip: frozenset[str] = frozenset()
-    patience: float = 3.0
+    patience: float = 10.0
     outcomes: list[Outcome] = field(default_factory=list)
     unsupported: dict[str, int] = field(default_factory=dict)
 
@@ -219,7 +219,6 @@ class Replay:
         await writer.drain()
         writer.close()
         await writer.wait_closed()
-        await asyncio.sleep(0.1)
 
     async def _do_save(self, step: dict[str, Any]) -> None:
         client = self._clients[step["i"]]

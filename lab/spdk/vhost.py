@@ -93,6 +93,7 @@ class Vhost:
             controller.bdev = None
 
         bdev.on_removed.append(gone)
+        bdev.writers += 1
 
     async def delete(self, controller: VhostController) -> None:
         # As the real one: it waits for the guest, however long that takes.
@@ -101,6 +102,9 @@ class Vhost:
             await controller.left.wait()
         self.controllers.pop(controller.name, None)
         self._remove_socket(controller)
+        if controller.bdev is not None:
+            controller.bdev.writers -= 1
+            controller.bdev = None
 
     def _remove_socket(self, controller: VhostController) -> None:
         if controller.server is not None:
@@ -126,6 +130,8 @@ async def create_blk(instance: Instance, params: dict[str, Any]) -> bool:
         raise refused(errno.ENODEV, INVALID_PARAMS)
     if params["ctrlr"] in instance.vhost.controllers:
         raise refused(errno.EEXIST, INVALID_PARAMS)
+    if bdev.claims:
+        raise refused(errno.EPERM, INVALID_PARAMS)
     await instance.vhost.create(params["ctrlr"], bdev, cpumask=asked, readonly=params.get("readonly", False))
     return True
 
@@ -145,4 +151,4 @@ def get_controllers(instance: Instance, params: dict[str, Any]) -> list[dict[str
     name = params.get("name")
     if name is not None and name not in controllers:
         raise refused(errno.ENODEV, INTERNAL_ERROR)
-    return [controller.describe() for controller in controllers.values() if name in (None, controller.name)]
+    return [controller.describe() for _, controller in sorted(controllers.items()) if name in (None, controller.name)]

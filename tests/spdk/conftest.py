@@ -90,7 +90,7 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-async def eventually(probe: Callable[[], Awaitable[bool]], *, within: float = 10.0) -> None:
+async def eventually(probe: Callable[[], Awaitable[bool]], *, within: float = 20.0) -> None:
     """For what SPDK tells nobody about: asks again until it is so. Raises TimeoutError."""
     async with asyncio.timeout(within):
         while not await probe():

@@ -92,6 +92,7 @@ async def test_a_late_answer_reaches_nobody(server: FakeServer, client: SpdkClie
             send(result(request, "quick's"))
 
     server.answer = answer
+    await client.connect()
     with pytest.raises(SpdkTimeout, match=r"did not answer slow within 0\.05 s"):
         await client.call("slow", deadline=0.05)
     assert await client.call("quick") == "quick's"
@@ -134,7 +135,7 @@ async def test_a_batch_keeps_each_outcome_in_its_place(server: FakeServer, clien
             send(result(request, 7))
 
     server.answer = answer
-    good, bad, never = await client.batch([("good", None), ("bad", {"name": "x"}), ("never", None)], deadline=0.2)
+    good, bad, never = await client.batch([("good", None), ("bad", {"name": "x"}), ("never", None)], deadline=1.0)
     assert good == 7
     assert isinstance(bad, SpdkError)
     assert (bad.code, bad.message, bad.method, bad.missing, bad.exists) == (-19, "No such device", "bad", True, False)

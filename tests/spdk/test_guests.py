@@ -28,7 +28,7 @@ class Guest:
 
     async def event(self) -> dict[str, Any]:
         """The next event; empty when the controller has gone."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             line = await self._reader.readline()
         return json.loads(line) if line else {}
 

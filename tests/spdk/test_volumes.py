@@ -11,7 +11,7 @@ import pytest
 from foundation.spdk.client import SpdkClient
 from foundation.spdk.errors import SpdkError, SpdkUnavailable
 from foundation.spdk.methods import accel, bdev, lvol, nvmf
-from tests.spdk.conftest import Spdk, Start
+from tests.spdk.conftest import Spdk, Start, eventually
 
 MIB = 1024 * 1024
 
@@ -160,7 +160,7 @@ async def test_the_wait_for_a_bdev_ends_when_it_appears(start: Start) -> None:
     waiting = asyncio.ensure_future(bdev.bdev_get_bdevs(spdk.client, name="m", timeout=10_000))
     await asyncio.sleep(0.05)
     await bdev.bdev_malloc_create(spdk.client, name="m", num_blocks=2048, block_size=512)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert [found.name for found in await waiting] == ["m"]
 
 
@@ -202,10 +202,14 @@ async def test_a_kill_at_any_moment_loses_nothing_that_was_answered(stand_in: St
             await client.close()
 
     workers = [asyncio.ensure_future(worker(number)) for number in range(4)]
-    await asyncio.sleep(0.1 + chance.random() * 0.3)
+
+    async def well_under_way() -> bool:
+        return len(there) >= 5
+
+    await eventually(well_under_way, within=20)
+    await asyncio.sleep(chance.random() * 0.1)
     await spdk.process.kill()
     await asyncio.gather(*workers)
-    assert there
 
     await spdk.process.start()
     await bdev.bdev_aio_create(spdk.client, name="aio", filename=spdk.file("aio.img", 256), block_size=4096)

@@ -8,7 +8,7 @@ import lzma
 from pathlib import Path
 from typing import Any
 
-from tests.spdk.conftest import Start
+from tests.spdk.conftest import Start, eventually
 
 RECORDING = Path(__file__).with_name("recorded.jsonl.xz")
 
@@ -176,12 +176,17 @@ async def test_sixty_four_connections_are_served_and_the_next_one_waits(start: S
     for _, writer in streams:
         writer.write(request(1, "spdk_get_version").encode())
     reads = [asyncio.ensure_future(reader.readline()) for reader, _ in streams]
-    done, waiting = await asyncio.wait(reads, timeout=1.0)
+
+    async def served_all_but_two() -> bool:
+        return sum(read.done() for read in reads) == 64
+
     # The process that started SPDK has closed its own connection by now.
+    await eventually(served_all_but_two, within=20)
+    done, waiting = await asyncio.wait(reads, timeout=0.2)
     assert (len(done), len(waiting)) == (64, 2)
     first = streams[reads.index(next(iter(done)))]
     first[1].close()
-    served, _ = await asyncio.wait(waiting, timeout=5.0, return_when=asyncio.FIRST_COMPLETED)
+    served, _ = await asyncio.wait(waiting, timeout=20.0, return_when=asyncio.FIRST_COMPLETED)
     assert len(served) == 1
     for _, writer in streams:
         writer.transport.abort()
