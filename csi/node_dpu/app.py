@@ -4,6 +4,7 @@ from csi.node_dpu.announcing import Announcer
 from csi.node_dpu.calls import RecentCalls
 from csi.node_dpu.config import CsiNodeDpuConfig
 from csi.node_dpu.convergence import Convergence
+from csi.node_dpu.health import Health
 from csi.node_dpu.mirror import Mirror
 from csi.node_dpu.service import ERRORS, NodeDpuService
 from csi.node_dpu.volumes import Volumes
@@ -12,6 +13,7 @@ from foundation.daemon.running import Daemon, StartError, run
 from foundation.daemon.serving import ErrorTable, TlsFiles, dial, listen_tls, make_server
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import ConfigurationInvalid
+from foundation.kube.events import EventRecorder
 from foundation.kube.reflector import Reflector
 from foundation.kube.resources import NODES, VOLUME_ATTACHMENTS
 
@@ -37,11 +39,22 @@ async def start(config: CsiNodeDpuConfig, daemon: Daemon) -> None:
 
     nodes = Reflector(kube, NODES, field_selector=f"metadata.name={config.node_name}")
     attachments = Reflector(kube, VOLUME_ATTACHMENTS)
+    volumes = Volumes(kube)
+    events = EventRecorder(kube, "csi-node-dpu", instance=config.node_name)
+    daemon.on_stop(events.close)
+    health = Health(
+        kube=kube,
+        mirror=mirror,
+        volumes=volumes,
+        events=events,
+        node=config.node_name,
+        pause=config.announce_seconds,
+    )
     convergence = Convergence(
         node=config.node_name,
         nodes=nodes,
         attachments=attachments,
-        volumes=Volumes(kube),
+        volumes=volumes,
         mirror=mirror,
         calls=calls,
         beat=config.beat_seconds,
@@ -72,6 +85,7 @@ async def start(config: CsiNodeDpuConfig, daemon: Daemon) -> None:
     daemon.spawn(mirror.run(), name="attachments here")
     daemon.spawn(convergence.run(), name="convergence")
     daemon.spawn(announcer.run(), name="announcement")
+    daemon.spawn(health.run(), name="health of the attachments")
 
 
 def main() -> None:

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from benchmarks import report
 from csi import identity
 from csi.errors import AlreadyExists, FailedPrecondition, NotFound
+from csi.framework import naming as names
 from csi.framework.backend import HostKeys, SizeRange, Source, VolumeSpec
-from csi.framework.backends.spdk import BACKEND, calls, names
+from csi.framework.backends.spdk import BACKEND, calls
 from csi.framework.backends.spdk.backend import SpdkBackend
 from csi.framework.backends.spdk.config import SpdkConfig, SpdkParameters
 from foundation.spdk.client import SpdkClient

@@ -6,8 +6,9 @@ import pytest
 
 from csi import identity
 from csi.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from csi.framework import naming as names
 from csi.framework.backend import HostKeys, Qos, SizeRange, Source, Volume, VolumeSpec
-from csi.framework.backends.spdk import SpdkBackend, names
+from csi.framework.backends.spdk import SpdkBackend
 from csi.framework.backends.spdk.config import SpdkParameters
 from foundation.spdk.client import SpdkClient
 from tests.csi_rig.target import LVSTORE, Target

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from csi.errors import CsiError, InvalidArgument, OutOfRange, ResourceExhausted
 from csi.framework.backend import SizeRange
-from csi.framework.backends.spdk.placement import MIB, PoolState, choose, room, rounded
+from csi.framework.backends.spdk.placement import PoolState, choose, room
+from csi.framework.sizes import MIB, rounded
 
 GIB = 1 << 30
 

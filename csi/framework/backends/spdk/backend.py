@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from csi.errors import AlreadyExists, CsiError, FailedPrecondition, InvalidArgument, NotFound, OutOfRange
+from csi.framework import naming as names
 from csi.framework.backend import (
     NO_LIMITS,
     Capabilities,
@@ -24,7 +25,7 @@ from csi.framework.backend import (
     Volume,
     VolumeSpec,
 )
-from csi.framework.backends.spdk import names, placement
+from csi.framework.backends.spdk import placement
 from csi.framework.backends.spdk.calls import Target
 from csi.framework.backends.spdk.config import SpdkConfig, SpdkParameters
 from csi.framework.backends.spdk.exports import Exports
@@ -32,6 +33,7 @@ from csi.framework.backends.spdk.keyring import Keyring
 from csi.framework.backends.spdk.pool import Pool
 from csi.framework.backends.spdk.records import Bdev, Subsystem
 from csi.framework.locks import Locks
+from csi.framework.sizes import rounded
 from csi.identity import VolumeId, subsystem_nqn, volume_of_nqn
 from foundation.spdk.errors import SpdkUnavailable
 
@@ -188,7 +190,7 @@ class SpdkBackend:
                 )
             if bdev.size < size.required:
                 state = await pool.state()
-                wanted = placement.rounded(size, cluster=state.cluster, default=self._config.default_size)
+                wanted = rounded(size, cluster=state.cluster, default=self._config.default_size)
                 if not bdev.lvol.thin_provision:
                     placement.refuse_overfull(state, wanted - bdev.size)
                 placement.refuse_oversized(state, wanted)
@@ -247,6 +249,9 @@ class SpdkBackend:
                 name = names.SnapshotName(
                     token=wanted, created=int(time.time()), source=place.lvol, in_group=bool(group_token)
                 )
+                while await pool.find(str(name)) is not None:
+                    # One of the same name, deleted within this second, still lives hidden below its clones.
+                    name = msgspec.structs.replace(name, created=name.created + 1)
                 await pool.snapshot(place.lvol, str(name))
                 return self._snapshot(pool, str(name), bdev.size)
 
@@ -262,9 +267,12 @@ class SpdkBackend:
     async def snapshots(self) -> Sequence[Snapshot]:
         found: list[Snapshot] = []
         for pool in self._pools.values():
-            for lvol, bdev in (await pool.all()).items():
-                if names.SNAPSHOT.fullmatch(lvol):
-                    found.append(self._snapshot(pool, lvol, bdev.size))
+            bdevs = await pool.all()
+            found.extend(
+                self._snapshot(pool, lvol, bdev.size)
+                for lvol, bdev in bdevs.items()
+                if names.SNAPSHOT.fullmatch(lvol) and names.discarded(lvol) not in bdevs
+            )
         return sorted(found, key=lambda snapshot: snapshot.key)
 
     # --- the storage as a whole -------------------------------------------------------------------------------------
@@ -310,11 +318,15 @@ class SpdkBackend:
                 if owner == pool.name and lvol not in bdevs:
                     reason = "its volume does not exist"
                     found.append(Finding(kind="subsystem", name=nqn, reason=reason, volume_key=volume.key))
+            marks = {names.discarded(lvol) for lvol in bdevs if names.SNAPSHOT.fullmatch(lvol)}
             for lvol, bdev in bdevs.items():
                 key = names.Place(pool.name, lvol).key
+                hidden = names.BRIDGE.fullmatch(lvol) or names.discarded(lvol) in bdevs
                 if names.UNFINISHED.fullmatch(lvol):
                     found.append(Finding(kind="unfinished", name=key, reason="its creation was broken off"))
-                elif names.hidden(lvol) and len(bdev.lvol.clones) <= 1:
+                elif names.DISCARDED.fullmatch(lvol) and lvol not in marks:
+                    found.append(Finding(kind="unfinished", name=key, reason="the snapshot that it marks is gone"))
+                elif hidden and len(bdev.lvol.clones) <= 1:
                     found.append(Finding(kind="snapshot", name=key, reason="hidden, and nothing needs it"))
         return found
 
@@ -436,6 +448,8 @@ class SpdkBackend:
         await pool.delete(raw)
         if spec.source.kind == "snapshot":
             base = names.snapshot_place(spec.source.key).lvol
+            if await pool.hidden(base):
+                raise NotFound(f"source snapshot {self._id(spec.source.key)} was deleted")
         else:
             origin = names.volume_place(spec.source.key).lvol
             base = names.bridge(spec.token, origin)
@@ -468,7 +482,7 @@ class SpdkBackend:
         if spec.source is None and source is None:
             if bdev.lvol.thin_provision != (spec.parameters.provisioning == "thin") and not bdev.lvol.clone:
                 raise AlreadyExists(f"{who}, but is not {spec.parameters.provisioning}")
-        elif source != names.DISCARDED_SOURCE and source != spec.source:
+        elif source != spec.source:
             made = f"from {source.kind} {self._id(source.key)}" if source else "empty"
             raise AlreadyExists(f"{who}, but was made {made}")
 
@@ -477,8 +491,6 @@ class SpdkBackend:
         base = bdev.lvol.base_snapshot
         while base:
             snapshot = names.parse_snapshot(base)
-            if names.DISCARDED.fullmatch(base):
-                return names.DISCARDED_SOURCE
             if snapshot is not None and snapshot.source != lvol:
                 return Source("snapshot", names.Place(pool.name, base).key)
             bridged = names.source_of_bridge(base)

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from csi.errors import InvalidArgument, OutOfRange, ResourceExhausted
+from csi.errors import OutOfRange, ResourceExhausted
 from csi.framework.backend import Capacity, Segments, SizeRange
-
-MIB = 1 << 20
+from csi.framework.sizes import MIB, rounded
 
 
 class PoolState(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,27 +22,6 @@ class PoolState(msgspec.Struct, frozen=True, kw_only=True):
 def reaches(topology: Segments, term: Segments) -> bool:
     """Whether a node with segments `term` reaches a pool with `topology`."""
     return all(term.get(key) == value for key, value in topology.items())
-
-
-def rounded(size: SizeRange, *, cluster: int, default: int) -> int:
-    """The bytes a volume will really have: whole clusters, and whole MiB since SPDK takes nothing finer.
-
-    Raises InvalidArgument for a range that contradicts itself, OutOfRange where no such size lies within the limit.
-    """
-    if size.required < 0 or size.limit < 0:
-        raise InvalidArgument(f"capacity_range {size.required}..{size.limit}: bytes cannot be negative")
-    if size.limit and size.required > size.limit:
-        raise InvalidArgument(f"capacity_range: required_bytes {size.required} is more than limit_bytes {size.limit}")
-    unit = max(cluster, MIB)
-    wanted = size.required or (min(default, size.limit) if size.limit else default)
-    units = max(1, -(-wanted // unit))
-    if not size.required and size.limit and units * unit > size.limit:
-        units = size.limit // unit
-    if not units or (size.limit and units * unit > size.limit):
-        raise OutOfRange(
-            f"no volume size lies within {size.required}..{size.limit} bytes: sizes are whole multiples of {unit}"
-        )
-    return units * unit
 
 
 def choose(

@@ -8,11 +8,12 @@ answers with an error. So nothing is deleted here that is claimed or built upon,
 from collections.abc import Sequence
 
 from csi.errors import FailedPrecondition, Internal, Unavailable
-from csi.framework.backends.spdk import names
+from csi.framework import naming as names
 from csi.framework.backends.spdk.calls import Target, translate, translated
 from csi.framework.backends.spdk.config import PoolConfig
-from csi.framework.backends.spdk.placement import MIB, PoolState
+from csi.framework.backends.spdk.placement import PoolState
 from csi.framework.backends.spdk.records import Bdev, Lvstore
+from csi.framework.sizes import MIB
 from foundation.spdk.errors import SpdkError
 
 
@@ -126,24 +127,32 @@ class Pool:
 
     async def sweep(self, lvol: str) -> None:
         """Deletes a hidden snapshot which nothing, or only one clone, still builds on; then the one below it."""
-        if not names.hidden(lvol):
+        if not await self.hidden(lvol):
             return
         bdev = await self.find(lvol)
-        if bdev is not None and len(bdev.lvol.clones) <= 1:
+        if bdev is None or len(bdev.lvol.clones) <= 1:
             await self.delete(lvol)
+            await self.delete(names.discarded(lvol))
+
+    async def hidden(self, lvol: str) -> bool:
+        """Whether nobody but us knows of the snapshot: it was only ever a bridge, or Kubernetes has deleted it."""
+        if names.BRIDGE.fullmatch(lvol):
+            return True
+        return bool(names.SNAPSHOT.fullmatch(lvol)) and await self.find(names.discarded(lvol)) is not None
 
     async def discard_snapshot(self, lvol: str) -> None:
-        """Deletes a snapshot, or hides it until the volumes that were made from it are gone."""
+        """Deletes a snapshot, or marks it until the volumes that were made from it are gone.
+
+        SPDK refuses to delete one with two clones, and to rename any.
+        """
         bdev = await self.find(lvol)
-        if bdev is None:
+        if bdev is not None and len(bdev.lvol.clones) > 1:
+            await self.create(names.discarded(lvol), size=MIB, thick=False)
+            # A clone may have gone between the look and the mark.
+            await self.sweep(lvol)
             return
-        if len(bdev.lvol.clones) <= 1:
-            await self.delete(lvol)
-            return
-        hidden = names.discarded(bdev.uuid)
-        await self.rename(lvol, hidden)
-        # A clone may have gone between the look and the renaming.
-        await self.sweep(hidden)
+        await self.delete(lvol)
+        await self.delete(names.discarded(lvol))
 
     async def _refuse_external_base(self, lvol: str, bdev: Bdev) -> None:
         if not bdev.lvol.snapshot:

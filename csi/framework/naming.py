@@ -1,9 +1,11 @@
-"""What the name of a logical volume says: SPDK keeps no other metadata, so each fact that must last is in the name.
+"""Names of volumes on storage that keeps no other metadata: each fact that must last is in the name.
 
-A key is `<pool>.<lvol>`. First letter of an lvol's name:
+First letter:
 `v` volume, `n` volume being made from a source, `s` snapshot, `g` snapshot of a group, `t` hidden snapshot between a
-volume and its clone, `x` snapshot deleted by Kubernetes while volumes still build on it. All else is not ours.
-Names of lvols are at most 63 characters (SPDK 26.05); ours are at most 52.
+volume and its clone, `x` mark of a snapshot that Kubernetes has deleted while volumes still build on it. All else is
+not ours.
+Names of SPDK's lvols are at most 63 characters (26.05); ours are at most 52. Where there are pools, a key is
+`<pool>.<name>`.
 """
 
 import re
@@ -12,7 +14,6 @@ import msgspec
 
 from csi import identity
 from csi.errors import NotFound
-from csi.framework.backend import Source
 
 _TOKEN = r"[a-z2-7]{20}"
 VOLUME = re.compile(rf"v(?P<token>{_TOKEN})")
@@ -20,8 +21,6 @@ UNFINISHED = re.compile(rf"n(?P<token>{_TOKEN})")
 SNAPSHOT = re.compile(rf"(?P<kind>[sg])(?P<token>{_TOKEN})\.(?P<created>[0-9a-f]{{8}})\.(?P<source>v{_TOKEN})")
 BRIDGE = re.compile(rf"t(?P<token>{_TOKEN})\.(?P<source>v{_TOKEN})")
 DISCARDED = re.compile(rf"x(?P<token>{_TOKEN})")
-# A source that Kubernetes has deleted: its name is no longer known.
-DISCARDED_SOURCE = Source("snapshot", "")
 POOL = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 
@@ -61,9 +60,9 @@ def bridge(token: str, source: str) -> str:
     return f"t{token}.{source}"
 
 
-def discarded(uuid: str) -> str:
-    """A name under which a deleted snapshot waits for its last clone; the lvol's own uuid keeps it unique."""
-    return f"x{identity.hashed(uuid)}"
+def discarded(snapshot: str) -> str:
+    """The empty volume whose being there says that a snapshot, which cannot be renamed, is deleted for Kubernetes."""
+    return f"x{identity.hashed(snapshot)}"
 
 
 def parse_snapshot(lvol: str) -> SnapshotName | None:
@@ -81,11 +80,6 @@ def parse_snapshot(lvol: str) -> SnapshotName | None:
 def source_of_bridge(lvol: str) -> str:
     match = BRIDGE.fullmatch(lvol)
     return match["source"] if match else ""
-
-
-def hidden(lvol: str) -> bool:
-    """Whether nobody but us knows of it, so that it may go as soon as nothing builds on it."""
-    return bool(BRIDGE.fullmatch(lvol) or DISCARDED.fullmatch(lvol))
 
 
 def ours(lvol: str) -> bool:
