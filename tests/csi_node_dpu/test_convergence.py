@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from csi.announcement import STORAGE_ANNOTATION, announced
+from csi.node_dpu.health import CONDITION
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
-from foundation.kube.resources import NODES, VOLUME_ATTACHMENTS
+from foundation.kube.resources import EVENTS, NODES, VOLUME_ATTACHMENTS
 from tests.csi_node_dpu.conftest import DPU, SERVER_NAME, NodeDpuRig
 from tests.dpu_rig.rig import HOST_NQN, eventually
 
@@ -56,6 +57,26 @@ async def test_the_controllers_calls_are_passed_on_and_the_node_says_where_to_ca
         await eventually(counted, "the annotation counts the function taken")
         await rig.stub(channel).Detach(pb.DetachRequest(volume_id=volume.id))
     assert await rig.dpu.leftovers() == {}
+
+
+async def test_a_lost_target_is_told_to_the_volumes_users_and_on_the_node(rig: NodeDpuRig) -> None:
+    volume = await rig.dpu.volume("a")
+    await rig.persistent_volume(volume, "pv-a")
+    await rig.attachment("va-a", "pv-a", attached=True)
+    await rig.start()
+    await _here(rig, {volume.id})
+
+    async def said(status: str, reasons: set[str]) -> bool:
+        node = await rig.kube.get(NODES, DPU)
+        conditions = {one.type: one for one in node.status.conditions or ()}
+        events = {one.reason for one in await rig.kube.list(EVENTS)}
+        shown = conditions.get(CONDITION)
+        return shown is not None and shown.status == status and reasons <= events
+
+    await rig.dpu.unlisten(volume, volume.ports[0])
+    await eventually(lambda: said("True", {"VolumeDegraded"}), "the loss is told")
+    await rig.dpu.listen(volume, volume.ports[0])
+    await eventually(lambda: said("False", {"VolumeDegraded", "VolumeRecovered"}), "the recovery is told")
 
 
 async def test_only_csi_controller_may_call(rig: NodeDpuRig) -> None:

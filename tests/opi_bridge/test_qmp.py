@@ -1,0 +1,123 @@
+"""Hot-plugging into a guest over QMP, against a monitor that answers as QEMU does."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opi_bridge.cards.model import Slot
+from opi_bridge.cards.qmp import Qmp, QmpError, VfioUserPlug
+from opi_bridge.errors import Unavailable
+
+
+class Monitor:
+    """One QEMU; a deleted device is gone when the guest lets go: `lets_go` says whether it does."""
+
+    def __init__(self) -> None:
+        self.devices: dict[str, dict[str, Any]] = {}
+        self.lets_go = True
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def start(self, path: Path) -> None:
+        self._server = await asyncio.start_unix_server(self._serve, str(path))
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            for writer in self._writers:
+                writer.close()
+            await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+
+        def say(**message: Any) -> None:
+            writer.write(json.dumps(message).encode() + b"\r\n")
+
+        say(QMP={"version": {}, "capabilities": []})
+        while line := await reader.readline():
+            message = json.loads(line)
+            arguments, number = message.get("arguments", {}), message["id"]
+            match message["execute"]:
+                case "device_add" if arguments["id"] in self.devices:
+                    say(id=number, error={"class": "GenericError", "desc": f"Duplicate device ID '{arguments['id']}'"})
+                case "device_add" if not Path(arguments["socket"]["path"]).exists():
+                    say(id=number, error={"class": "GenericError", "desc": "Failed to connect"})
+                case "device_add":
+                    self.devices[arguments["id"]] = arguments
+                    say(id=number, **{"return": {}})
+                case "device_del" if arguments["id"] not in self.devices:
+                    say(id=number, error={"class": "DeviceNotFound", "desc": "not found"})
+                case "device_del":
+                    say(id=number, **{"return": {}})
+                    if self.lets_go:
+                        del self.devices[arguments["id"]]
+                        say(event="DEVICE_DELETED", data={"device": arguments["id"], "path": "/machine"})
+                case _:
+                    say(id=number, **{"return": {}})
+        writer.close()
+
+
+SLOT = Slot(0, 0, 1)
+
+
+@pytest.fixture
+async def monitor(tmp_path: Path) -> AsyncIterator[Monitor]:
+    monitor = Monitor()
+    await monitor.start(tmp_path / "qmp")
+    yield monitor
+    await monitor.stop()
+
+
+@pytest.fixture
+async def plug(tmp_path: Path, monitor: Monitor) -> AsyncIterator[VfioUserPlug]:
+    qmp = Qmp(tmp_path / "qmp")
+    yield VfioUserPlug(qmp, {SLOT: "rp0"}, wait=0.3)
+    await qmp.close()
+
+
+async def test_a_device_is_plugged_behind_its_port_and_pulled(
+    tmp_path: Path, plug: VfioUserPlug, monitor: Monitor
+) -> None:
+    socket = tmp_path / "cntrl"
+    socket.touch()
+    for _ in range(2):
+        await plug.add(SLOT, socket)
+    assert list(monitor.devices.values()) == [
+        {
+            "driver": "vfio-user-pci",
+            "socket": {"path": str(socket), "type": "unix"},
+            "id": "dpu-port0-pf0-vf1",
+            "bus": "rp0",
+        }
+    ]
+    for _ in range(2):
+        await plug.remove(SLOT)
+    assert monitor.devices == {}
+    await plug.add(Slot(0, 0, 2), socket)
+    assert monitor.devices == {}, "a function without a port is not this guest's"
+
+
+async def test_a_guest_that_does_not_let_go_is_reported(tmp_path: Path, plug: VfioUserPlug, monitor: Monitor) -> None:
+    socket = tmp_path / "cntrl"
+    socket.touch()
+    await plug.add(SLOT, socket)
+    monitor.lets_go = False
+    with pytest.raises(Unavailable, match="did not let go"):
+        await plug.remove(SLOT)
+    monitor.lets_go = True
+    await plug.remove(SLOT)
+    assert monitor.devices == {}
+
+
+async def test_a_refusal_and_a_missing_qemu_are_errors_of_their_own(
+    tmp_path: Path, plug: VfioUserPlug, monitor: Monitor
+) -> None:
+    with pytest.raises(QmpError, match="Failed to connect"):
+        await plug.add(SLOT, tmp_path / "no-such-socket")
+    with pytest.raises(Unavailable):
+        await Qmp(tmp_path / "no-qmp").execute("query-status")
