@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from foundation.kube.backoff import Backoff
+from foundation.daemon.backoff import Backoff, Pauses
 from foundation.kube.configuration import Connection, connection
 from foundation.kube.decoding import ObjectDecoder, Page
 from foundation.kube.errors import Conflict, Malformed
@@ -262,7 +262,7 @@ class KubeClient:
         `change` must be pure: it is called again with the newer object after a conflict. Raises Conflict when
         `attempts` were not enough.
         """
-        backoff = Backoff(0.01, 0.5)
+        pauses = Pauses(Backoff(0.01, 0.5, jitter=0.5))
         while True:
             current = await self.get(resource, name, namespace)
             patch = change(current)
@@ -275,7 +275,7 @@ class KubeClient:
                 attempts -= 1
                 if attempts <= 0:
                     raise
-                await backoff.wait()
+                await pauses.wait()
 
     async def _patch(
         self,

@@ -12,7 +12,7 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
-from foundation.kube.backoff import Backoff
+from foundation.daemon.backoff import Backoff, Pauses
 from foundation.kube.client import PAGE, KubeClient
 from foundation.kube.decoding import Event, Failure, ObjectEvent, Page, Unreadable
 from foundation.kube.errors import Gone, KubeError, Unavailable, VersionTooLarge, from_status
@@ -31,6 +31,8 @@ IDLE_SECONDS = 90.0
 SHORT_WATCH_SECONDS = 1.0
 """A watch that ends sooner and brought nothing is a failure: the next one waits."""
 TOO_LARGE_TRIES = 5
+RETRY = Backoff(0.1, 5.0, jitter=0.5)
+"""The spread keeps a thousand nodes from coming back to a restarted API server in step."""
 
 
 class Change(msgspec.Struct, Generic[T], frozen=True, gc=False):
@@ -72,7 +74,7 @@ class Reflector(Generic[T]):
         page: int = PAGE,
         watch_seconds: float = WATCH_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
-        backoff: Backoff | None = None,
+        backoff: Backoff = RETRY,
         on_unreadable: Callable[[Unreadable], None] | None = None,
     ) -> None:
         """`on_unreadable` is told of objects which do not fit the model; they are left out of the store."""
@@ -85,7 +87,7 @@ class Reflector(Generic[T]):
         self._page = page
         self._watch_seconds = watch_seconds
         self._idle_seconds = idle_seconds
-        self._backoff = backoff or Backoff()
+        self._pauses = Pauses(backoff)
         self._on_unreadable = on_unreadable
         self._sharing = Sharing()
         self._store: dict[str, T] = {}
@@ -137,9 +139,9 @@ class Reflector(Generic[T]):
                 if not self._version:
                     await self._list()
                 if await self._watch():
-                    self._backoff.reset()
+                    self._pauses.reset()
                 else:
-                    pause = self._backoff.pause()
+                    pause = self._pauses.next()
             except Gone as error:
                 self._version = ""
                 pause = self._failed(error)
@@ -157,7 +159,7 @@ class Reflector(Generic[T]):
     def _failed(self, error: Exception) -> float:
         self.statistics.failures += 1
         self.last_error = str(error) if isinstance(error, KubeError) else f"nothing heard for {self._idle_seconds:g} s"
-        pause = self._backoff.pause(at_least=error.retry_after if isinstance(error, Unavailable) else 0.0)
+        pause = self._pauses.next(at_least=error.retry_after if isinstance(error, Unavailable) else 0.0)
         logger.warning("%s: %s; next try in %.2f s", self.resource.plural, self.last_error, pause)
         return pause
 
@@ -173,7 +175,7 @@ class Reflector(Generic[T]):
                     raise
                 # the token outlived the server's memory: start over, but keep what is known to be newer
                 self.statistics.failures += 1
-                await self._backoff.wait()
+                await self._pauses.wait()
                 version = token = ""
                 seen.clear()
                 continue
@@ -216,7 +218,7 @@ class Reflector(Generic[T]):
                     useful = True
                     self.last_error = ""
                     self._too_large = 0
-                    self._backoff.reset()
+                    self._pauses.reset()
         return useful or loop.time() - start >= SHORT_WATCH_SECONDS
 
     def _apply(self, event: Event[T]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from foundation.kube.backoff import Backoff
+from foundation.daemon.backoff import Backoff, Pauses
 from foundation.kube.configuration import Connection
 from foundation.kube.errors import KubeError, Unauthorized, Unavailable, decode_status, from_status
 
@@ -83,7 +83,7 @@ class Transport:
         A `repeatable` request is tried again on 429, 5xx and a lost connection; another one only on 429, where the
         server says that it has not looked at it. The pause is the server's Retry-After, else it grows with jitter.
         """
-        backoff = Backoff(0.05, 2.0)
+        pauses = Pauses(Backoff(0.05, 2.0, jitter=0.5))
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline
         renew = renewed = False
@@ -104,7 +104,7 @@ class Transport:
                 if not (repeatable or error.code == 429):
                     raise
                 last = error
-                pause = backoff.pause(at_least=error.retry_after)
+                pause = pauses.next(at_least=error.retry_after)
                 if loop.time() + pause >= end:
                     raise
                 await asyncio.sleep(pause)

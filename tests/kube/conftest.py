@@ -76,7 +76,7 @@ async def server() -> AsyncIterator[ApiServer]:
 @pytest.fixture
 async def client(server: ApiServer) -> AsyncIterator[KubeClient]:
     """A client of the stand-in."""
-    async with KubeClient(Connection(server=server.url), deadline=5.0) as client:
+    async with KubeClient(Connection(server=server.url), deadline=20.0) as client:
         yield client
 
 

@@ -92,7 +92,7 @@ def tokens(tmp_path: Path) -> Tokens:
 
 
 async def works(path: str, context: str = "") -> None:
-    async with await KubeClient.connect(path, context, deadline=2.0) as client:
+    async with await KubeClient.connect(path, context, deadline=20.0) as client:
         assert (await client.get(NAMESPACES, "default")).metadata.name == "default"
 
 
@@ -162,7 +162,7 @@ async def test_a_pod_needs_no_kubeconfig(tmp_path: Path, files: Files, tls: ssl.
         environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": port, "KUBECONFIG": "/none"}
         found = await connection(environ=environ, root=tmp_path)
         assert found.namespace == "mine"
-        async with KubeClient(found, deadline=2.0) as client:
+        async with KubeClient(found, deadline=20.0) as client:
             await client.get(NAMESPACES, "default")
     environ["KUBERNETES_SERVICE_HOST"] = "fd00::1"
     assert (await asyncio.to_thread(in_cluster, environ, tmp_path)).server == f"https://[fd00::1]:{port}"

@@ -29,7 +29,7 @@ class Events:
     async def next(self) -> Json:
         """The next one, bookmarks included; StopAsyncIteration at the end of the stream."""
         while not self._waiting:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 self._waiting = [msgspec.json.decode(line) for line in await anext(self._batches)]
         return self._waiting.pop(0)
 
@@ -199,7 +199,7 @@ async def test_a_watch_ends_after_its_time(cluster: Any) -> None:
     async with watching(cluster, "configmaps", resourceVersion=version, timeoutSeconds="1") as events:
         with pytest.raises(StopAsyncIteration):
             await events.next()
-    assert 0.8 < loop.time() - start < 5
+    assert 0.8 < loop.time() - start < 20
 
 
 async def test_a_watch_list_ends_its_first_part_with_a_bookmark(cluster: Any) -> None:
@@ -223,7 +223,8 @@ async def test_send_initial_events_needs_its_companion(cluster: Any) -> None:
 
 async def test_a_bookmark_comes_before_the_end(cluster: Any) -> None:
     version = await _make(cluster, "a")
-    query = {"resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": "4"}
+    seconds = "1" if cluster.server is not None else "4"  # a real one sends it about two seconds before the end
+    query = {"resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": seconds}
     async with watching(cluster, "configmaps", **query) as events:
         await cluster.client.create(SECRETS, {"metadata": {"name": "elsewhere"}}, cluster.namespace)
         event = await events.next()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import Any
 
 import msgspec
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundation.kube import patching
-from foundation.kube.backoff import Backoff
 from foundation.kube.decoding import Bookmark, ObjectDecoder
 from foundation.kube.errors import Malformed
 from foundation.kube.models.meta import LabelSelector, LabelSelectorRequirement
@@ -108,20 +106,6 @@ def test_a_pointer_finds_its_field(obj: dict[str, Any], name: str, value: Any) -
     done = patches.json_patch(obj, [patching.add(path, value), patching.test(path, value)])
     assert done[name] == value
     assert patches.json_patch(done, [patching.remove(path)]) == {k: v for k, v in obj.items() if k != name}
-
-
-def test_pauses_grow_to_a_limit_and_start_over() -> None:
-    backoff = Backoff(0.1, 1.0, rng=random.Random(1))
-    pauses = [backoff.pause() for _ in range(8)]
-    for pause, whole in zip(pauses, (0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0, 1.0), strict=True):
-        assert whole / 2 <= pause <= whole
-    assert backoff.pause(at_least=7.0) == 7.0
-    backoff.reset()
-    assert backoff.pause() <= 0.1
-
-
-def test_distinct_clients_come_back_at_distinct_times() -> None:
-    assert len({Backoff(1.0, 1.0).pause() for _ in range(50)}) > 40
 
 
 @pytest.mark.parametrize("resource", ALL, ids=lambda resource: resource.plural)

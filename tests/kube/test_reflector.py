@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from foundation.kube.backoff import Backoff
+from foundation.daemon.backoff import Backoff
 from foundation.kube.client import KubeClient
 from foundation.kube.configuration import Connection
 from foundation.kube.models.cncf import NetworkAttachmentDefinition
@@ -24,7 +24,7 @@ from lab.apiserver.server import ApiServer
 Json = dict[str, Any]
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
     """Wait for what a callback or another task brings about."""
     async with asyncio.timeout(seconds):
         while not condition():
@@ -38,7 +38,7 @@ async def running(reflector: Reflector[Any]) -> AsyncIterator[list[tuple[str, st
     reflector.subscribe(lambda change: changes.append((change.kind, change.key)))
     task = asyncio.create_task(reflector.run())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await reflector.synced()
         yield changes
     finally:
@@ -143,7 +143,7 @@ async def test_a_page_token_that_expires_starts_the_list_over(client: KubeClient
     server.expire()
     await drop(client, "n-0")
     server.faults.remove(rule)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await mirror.synced()
     await equal(mirror, client)
     assert len(mirror.store) == 7
@@ -244,12 +244,12 @@ async def test_it_starts_before_its_server(client: KubeClient, server: ApiServer
 
 async def test_failures_are_spaced_out(client: KubeClient, server: ApiServer) -> None:
     server.faults.add(Rule(verbs=("watch",), code=500, times=6))
-    mirror = reflector(client, backoff=Backoff(0.05, 5.0))
+    mirror = reflector(client, backoff=Backoff(0.02, 5.0))
     loop = asyncio.get_running_loop()
     start = loop.time()
     async with running(mirror):
         await until(lambda: server.faults.watches == 1)
-    assert loop.time() - start >= 0.5 * sum(0.05 * 2**power for power in range(6))
+    assert loop.time() - start >= 0.5 * sum(0.02 * 2**power for power in range(6))
     assert mirror.statistics.watches == 7
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foundation.kube.backoff import Backoff
+from foundation.daemon.backoff import Backoff
 from foundation.kube.client import KubeClient
 from foundation.kube.configuration import Connection
 from foundation.kube.models.core import ConfigMap
@@ -152,7 +152,7 @@ async def _play(script: list[tuple[str, str]], selector: str) -> None:
             for key, stored in table
             if not selector or (stored.object["metadata"].get("labels") or {}).get("on") == "yes"
         }
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not mirror.has_synced or _versions(mirror) != wanted:
                 assert not task.done()
                 await asyncio.sleep(0.002)
