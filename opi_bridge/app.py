@@ -17,7 +17,7 @@ from opi_bridge.keys import Keys
 from opi_bridge.ledger import Ledger
 from opi_bridge.monitor import Monitor
 from opi_bridge.remote_controllers import Timeouts
-from opi_bridge.resources import Locks, handlers
+from opi_bridge.resources import Locks, Removal, handlers
 from opi_bridge.session import Session
 from opi_bridge.table import kinds, stores
 
@@ -45,7 +45,8 @@ async def start(config: OpiBridgeConfig, daemon: Daemon) -> None:
     made = stores(session, card, ledger, keys, timeouts)
     locks = Locks()
     server = make_server(errors=ErrorTable(CODES), service="opi-bridge")
-    server.add_generic_rpc_handlers(tuple(handlers(kinds(made), locks)))
+    table = kinds(made)
+    server.add_generic_rpc_handlers(tuple(handlers(table, locks)))
     card_pb2_grpc.add_CardServicer_to_server(
         CardService(
             session=session,
@@ -58,6 +59,7 @@ async def start(config: OpiBridgeConfig, daemon: Daemon) -> None:
             volumes=made.remote_namespaces,
             monitor=monitor,
             locks=locks,
+            removal=Removal(table, locks),
         ),
         server,
     )

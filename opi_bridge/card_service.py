@@ -19,7 +19,7 @@ from opi_bridge.namespaces import NamespaceStore
 from opi_bridge.paths import PathStore
 from opi_bridge.remote_controllers import COLLECTION, RemoteControllerStore, Timeouts, owner_of
 from opi_bridge.remote_namespaces import RemoteNamespaceStore, name_of, nsid_of, size_of
-from opi_bridge.resources import Locks
+from opi_bridge.resources import Locks, Removal
 from opi_bridge.session import Session
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -41,6 +41,7 @@ class CardService(card_pb2_grpc.CardServicer):
         volumes: RemoteNamespaceStore,
         monitor: Monitor,
         locks: Locks,
+        removal: Removal,
     ) -> None:
         self._session = session
         self._card = card
@@ -52,6 +53,7 @@ class CardService(card_pb2_grpc.CardServicer):
         self._volumes = volumes
         self._monitor = monitor
         self._locks = locks
+        self._removal = removal
 
     async def GetCapabilities(self, request: pb.GetCapabilitiesRequest, context: Context) -> pb.Capabilities:
         has = self._card.capabilities
@@ -157,6 +159,18 @@ class CardService(card_pb2_grpc.CardServicer):
     async def Rescan(self, request: pb.RescanRequest, context: Context) -> pb.RescanResponse:
         await self._namespaces.rescan(names.parse(request.namespace, (SUBSYSTEMS, NAMESPACES), "namespace"))
         return pb.RescanResponse()
+
+    async def DeleteAll(self, request: pb.DeleteAllRequest, context: Context) -> pb.DeleteAllResponse:
+        async def in_turn(chain: pb.Chain) -> None:
+            for name in chain.names:
+                await self._removal.delete(name)
+
+        await in_turn(request.first)
+        results = await asyncio.gather(*(in_turn(chain) for chain in request.rest), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return pb.DeleteAllResponse()
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.Event]:
         async for situation, changed in self._monitor.watch():

@@ -211,6 +211,23 @@ class Verbs:
         return call
 
 
+class Removal:
+    """Deletes resources of any kind by their names alone."""
+
+    def __init__(self, kinds: Iterable[Kind], locks: Locks) -> None:
+        self._kinds = {kind.pattern: kind for kind in kinds if "delete" in kind.verbs}
+        self._locks = locks
+
+    async def delete(self, text: str) -> bool:
+        """As the resource's own delete with allow_missing. Raises InvalidArgument for a name of no kind."""
+        kind = self._kinds.get(tuple(text.split("/")[::2]))
+        if kind is None:
+            raise InvalidArgument(f"{text[:120]!r} is no name of a resource that can be deleted")
+        name = names.parse(text, kind.pattern)
+        async with self._locks.hold(name.root):
+            return await kind.store.delete(name)
+
+
 def handlers(kinds: Iterable[Kind], locks: Locks) -> list[grpc.GenericRpcHandler]:
     """gRPC handlers for a table of kinds, one a service."""
     services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}

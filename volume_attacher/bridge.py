@@ -5,7 +5,7 @@ Works with any bridge of the OPI storage API; what the API lacks comes from the 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -98,6 +98,16 @@ class Bridge:
     async def rescan(self, subsystem: str, nsid: int) -> None:
         name = f"{subsystem_name(subsystem)}/nvmeNamespaces/{namespace_id(nsid)}"
         await _ask(self._card.Rescan, card_pb2.RescanRequest(namespace=name))
+
+    async def delete_all(self, first: Sequence[str], rest: Sequence[Sequence[str]]) -> None:
+        """Delete by resource names: `first` in order, then the chains of `rest` side by side, in one call."""
+        await _ask(
+            self._card.DeleteAll,
+            card_pb2.DeleteAllRequest(
+                first=card_pb2.Chain(names=first), rest=[card_pb2.Chain(names=names) for names in rest]
+            ),
+            seconds=_CONNECT_SECONDS,
+        )
 
     # --- the remote side
 

@@ -15,7 +15,7 @@ from foundation.daemon import metrics
 from volume_attacher import naming
 from volume_attacher.actual import Actual, lacking_portals, subsystem_id
 from volume_attacher.bridge import Bridge, resolve
-from volume_attacher.errors import BridgeError, Missing, Refused
+from volume_attacher.errors import BridgeError, Missing, Refused, Unsupported
 from volume_attacher.functions import SHARED_NAMESPACES
 from volume_attacher.model import Portal, Record, Secrets
 
@@ -95,6 +95,28 @@ class Attachment:
 
     async def undo(self) -> None:
         """Take everything down, in reverse; what is gone already does not matter. Raises the first BridgeError."""
+        try:
+            with metrics.step_timer(DETACH_SECONDS, step="all"):
+                await self._bridge.delete_all(*await self._names())
+        except (Refused, Unsupported):
+            # Another's bridge, or something is there that only a look can find: step by step.
+            await self._undo_step_by_step()
+
+    async def _names(self) -> tuple[list[str], list[list[str]]]:
+        """What the steps make, in the order in which `_undo_step_by_step` removes it."""
+        subsystem, wanted = naming.subsystem_name(self._subsystem), self._record.specification
+        first = [f"{subsystem}/nvmeNamespaces/{naming.namespace_id(self._record.nsid)}"]
+        if wanted.limits:
+            first.insert(0, f"qosVolumes/{self._id}")
+        storage = [f"encryptedVolumes/{self._id}"] if wanted.encrypted else []
+        for portal in wanted.remote.portals:
+            path = naming.path_id(portal.transport, await resolve(portal.address), portal.port)
+            storage.append(naming.path_name(self._id, path))
+        storage.append(naming.remote_name(self._id))
+        host = [f"{subsystem}/nvmeControllers/{naming.controller_id(*self._record.place.key)}", subsystem]
+        return first, [host, storage] if self._alone else [storage]
+
+    async def _undo_step_by_step(self) -> None:
         steps = {step.name: step for step in self.steps()}
         # The namespace first: a host whose controller vanishes with a disk on it hangs until its I/O times out.
         for name in ("limit", "namespace"):
