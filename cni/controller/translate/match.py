@@ -7,6 +7,7 @@ from typing import Literal
 
 from cni.controller.model.policy import Block, NodePeer, Ports, Rule
 from cni.controller.model.selector import EVERY_POD, PodSelector
+from cni.controller.rows import RowId
 from cni.controller.selection import ADDRESSES, PORTS, Role
 from cni.controller.translate import selector as groups
 from cni.controller.translate import term
@@ -82,23 +83,34 @@ def alternatives(
     numbers: Numbers,
     *,
     nodes: NodeAddresses = _no_nodes,
-    complement: bool = False,
-) -> list[str]:
-    """The matches of a rule; traffic that fits any of them fits the rule.
-
-    With `complement`: the conditions of traffic that does not fit it; they must hold all together.
+) -> list[tuple[str, RowId]]:
+    """The matches of a rule, each with the port group to hang it on; traffic that fits any of them fits the rule.
 
     A port by name stands for a number in each destination pod by itself: of the subject for ingress, of the peer for
-    egress. So each number makes a match of its own, for just the pods in which the name has that number.
+    egress. So each number makes a match of its own, for just the pods in which the name has that number. It hangs on
+    their group, because OVN knows a group only on the switches where it has ports.
     """
     rule = _of_nodes(rule, nodes)
     if rule.peers == ():
         return []  # nodes that are not there
-    ours = _by_address if complement else _by_port
-    parts = _parts(direction, subject_selector, rule, numbers, ours)
-    if complement:
-        return [term.opposite_of_all(each) for each in parts]
-    return [" && ".join(every.text for every in each) for each in parts]
+    parts = _parts(direction, subject_selector, rule, numbers, _by_port)
+    return [(" && ".join(every.text for every in terms), group) for terms, group in parts]
+
+
+def complements(
+    direction: Direction,
+    subject_selector: PodSelector,
+    rule: Rule,
+    numbers: Numbers,
+    *,
+    nodes: NodeAddresses = _no_nodes,
+) -> list[str]:
+    """The conditions of traffic that does not fit a rule; they must hold all together."""
+    rule = _of_nodes(rule, nodes)
+    if rule.peers == ():
+        return []
+    parts = _parts(direction, subject_selector, rule, numbers, _by_address)
+    return [term.opposite_of_all(terms) for terms, _ in parts]
 
 
 def _by_port(direction: Direction, selector: PodSelector, role: Role, number: int = 0) -> Term:
@@ -111,20 +123,20 @@ def _by_address(direction: Direction, selector: PodSelector, role: Role, number:
     return peers(own_side, [selector], role._replace(kind=ADDRESSES.kind), number)
 
 
+Part = tuple[tuple[Term, ...], RowId]
 Ours = Callable[[Direction, PodSelector, Role, int], Term]
 
 
-def _parts(
-    direction: Direction, subject_selector: PodSelector, rule: Rule, numbers: Numbers, side: Ours
-) -> list[tuple[Term, ...]]:
+def _parts(direction: Direction, subject_selector: PodSelector, rule: Rule, numbers: Numbers, side: Ours) -> list[Part]:
     ours = side(direction, subject_selector, PORTS, 0)
+    group = groups.port_group(subject_selector.id)
     from_or_to = (peers(direction, rule.peers),) if rule.peers is not None else ()
     if rule.ports is None:
-        return [(ours, *(from_or_to or (Term("ip"),)))]
-    matches: list[tuple[Term, ...]] = []
+        return [((ours, *(from_or_to or (Term("ip"),))), group)]
+    matches: list[Part] = []
     terms = numbered(rule.ports)
     if terms:
-        matches.append((ours, *from_or_to, term.any_of(terms)))
+        matches.append(((ours, *from_or_to, term.any_of(terms)), group))
     for each in rule.ports:
         if each.name:
             matches += _named(direction, subject_selector, rule, each, numbers, side)
@@ -133,19 +145,21 @@ def _parts(
 
 def _named(
     direction: Direction, subject_selector: PodSelector, rule: Rule, port: Ports, numbers: Numbers, side: Ours
-) -> Iterable[tuple[Term, ...]]:
+) -> Iterable[Part]:
     word = port.protocol.lower()
     if direction == "ingress":
         role = Role(PORTS.kind, port.name, port.protocol)
         from_ = (peers(direction, rule.peers),) if rule.peers is not None else ()
         for number in numbers(subject_selector, port.name, port.protocol):
-            yield side(direction, subject_selector, role, number), *from_, term.port(word, [number])
+            terms = (side(direction, subject_selector, role, number), *from_, term.port(word, [number]))
+            yield terms, groups.port_group(subject_selector.id, role, number)
         return
     role = Role(ADDRESSES.kind, port.name, port.protocol)
     ours = side(direction, subject_selector, PORTS, 0)
     for selector in _selectors(rule):
         for number in numbers(selector, port.name, port.protocol):
-            yield ours, peers(direction, [selector], role, number), term.port(word, [number])
+            terms = (ours, peers(direction, [selector], role, number), term.port(word, [number]))
+            yield terms, groups.port_group(subject_selector.id)
 
 
 def _selectors(rule: Rule) -> list[PodSelector]:
@@ -158,7 +172,7 @@ def _selectors(rule: Rule) -> list[PodSelector]:
 def uses(
     directions: Iterable[tuple[Direction, Sequence[Rule]]], subject_selector: PodSelector, *, negated: bool = False
 ) -> dict[PodSelector, frozenset[Role]]:
-    """The selectors that the rules need, each with the roles it is needed in. `negated`: `complement` is asked for."""
+    """The selectors that the rules need, each with the roles it is needed in. `negated`: `complements` too."""
     needed: dict[PodSelector, set[Role]] = {subject_selector: {PORTS}}
     for direction, rules in directions:
         for rule in rules:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from cni.controller.model.namespace import Logging
 from cni.controller.model.policy import Policy
-from cni.controller.rows import Member, RowId, State
+from cni.controller.rows import Member, Row, RowId, State
 from cni.controller.translate import match
 from cni.controller.translate import selector as groups
 from cni.controller.translate.acl import acl
@@ -24,8 +24,10 @@ def translate(policy: Policy, *, numbers: Numbers, logging: Logging) -> State:
     key = f"{policy.namespace}/{policy.name}"
     group = groups.port_group(policy.subject.id)
     ours = groups.name(group)
-    rows = []
+    rows: list[Row] = []
+    holders: list[RowId] = []
     for direction, rules in policy.rules():
+        holders.append(group)
         rows.append(
             acl(
                 _row(key, f"{direction}.deny"),
@@ -38,7 +40,9 @@ def translate(policy: Policy, *, numbers: Numbers, logging: Logging) -> State:
             )
         )
         for index, rule in enumerate(rules):
-            for number, text in enumerate(match.alternatives(direction, policy.subject, rule, numbers)):
+            found = match.alternatives(direction, policy.subject, rule, numbers)
+            for number, (text, holder) in enumerate(found):
+                holders.append(holder)
                 rows.append(
                     acl(
                         _row(key, f"{direction}.{index}.{number}"),
@@ -50,7 +54,7 @@ def translate(policy: Policy, *, numbers: Numbers, logging: Logging) -> State:
                         name=f"{policy.namespace}/{policy.name} {direction} {index}",
                     )
                 )
-    return State(tuple(rows), tuple(Member(group, "acls", row.id) for row in rows))
+    return State(tuple(rows), tuple(Member(holder, "acls", row.id) for holder, row in zip(holders, rows, strict=True)))
 
 
 def _row(key: str, part: str) -> RowId:
