@@ -18,6 +18,7 @@ HOST_LABEL = "dpu-offload.io/host-node"
 STORAGE_ANNOTATION = "dpu-offload.io/storage"
 NETWORKS_ANNOTATION = "dpu-offload.io/pod-networks"
 DRIVER = "csi.dpu-offload.io"
+ANSWER_SECONDS = 5.0
 
 
 class Unreadable(Exception):
@@ -43,7 +44,9 @@ class Cluster:
     async def open(cls, kubeconfig: str, context: str) -> AsyncIterator[Cluster]:
         """Raises Unreadable, also for what goes wrong while it is open."""
         try:
-            async with await KubeClient.connect(kubeconfig=kubeconfig, context=context) as client:
+            async with await KubeClient.connect(
+                kubeconfig=kubeconfig, context=context, deadline=ANSWER_SECONDS
+            ) as client:
                 yield cls(client)
         except (KubeError, OSError) as error:
             raise Unreadable(f"cannot read the cluster of {kubeconfig or '$KUBECONFIG'}: {error}") from error
@@ -56,7 +59,7 @@ class Cluster:
             if host := _labels(node).get(HOST_LABEL):
                 dpus.setdefault(host, []).append(node.metadata.name)
         rows = []
-        for node in sorted(nodes, key=lambda node: (_labels(node).get(HOST_LABEL, node.metadata.name), _mode(node))):
+        for node in sorted(nodes, key=_beside_its_host):
             name, mode = node.metadata.name, _mode(node)
             ready = next((c for c in node.status.conditions or () if c.type == "Ready"), None)
             functions = _annotation(node, STORAGE_ANNOTATION).get("functions", {})
@@ -141,6 +144,10 @@ def _volume_row(base: Mapping[str, Any], attachment: Any) -> Row:
         },
         well=not problem,
     )
+
+
+def _beside_its_host(node: Node) -> tuple[str, bool, str]:
+    return _labels(node).get(HOST_LABEL, node.metadata.name), HOST_LABEL in _labels(node), node.metadata.name
 
 
 def _labels(node: Node) -> Mapping[str, str]:
