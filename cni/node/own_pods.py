@@ -100,7 +100,12 @@ class OwnPods:
             raise Mismatch(f"{attachment.describe()} is not as ADD left it: {problem}")
 
     async def gc(self, call: Call) -> None:
-        """Removes this network's attachments that the runtime does not list. Raises the first failure after all."""
+        """Removes this network's attachments that the runtime does not list. Raises the first failure after all.
+
+        Without a list (libcni sends none where its caller gave none) nothing is known to be invalid, so all stay.
+        """
+        if call.valid is None:
+            return
         valid = {(one.container_id, one.ifname) for one in call.valid}
         unlisted = [
             one

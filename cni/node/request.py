@@ -63,12 +63,18 @@ class NetworkConfig(msgspec.Struct, frozen=True):
     runtime: RuntimeConfig = msgspec.field(name="runtimeConfig", default=RuntimeConfig())
     previous: dict[str, Any] | None = msgspec.field(name="prevResult", default=None)
     nad: str = msgspec.field(name="netAttachDefName", default="")
-    valid: tuple[ValidAttachment, ...] | None = msgspec.field(name="cni.dev/valid-attachments", default=None)
-    valid_old: tuple[ValidAttachment, ...] | None = msgspec.field(name="cni.dev/attachments", default=None)
+    # libcni writes an empty list as null; a missing key is something else.
+    valid: tuple[ValidAttachment, ...] | msgspec.UnsetType | None = msgspec.field(
+        name="cni.dev/valid-attachments", default=msgspec.UNSET
+    )
+    valid_old: tuple[ValidAttachment, ...] | msgspec.UnsetType | None = msgspec.field(
+        name="cni.dev/attachments", default=msgspec.UNSET
+    )
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One checked call. Pod fields are "" for GC, STATUS, and for a DEL without CNI_ARGS. `deadline` is in seconds."""
+    """One checked call. Pod fields are "" for GC, STATUS, and for a DEL without CNI_ARGS. `valid` is None where GC
+    came without a list, which is not the same as an empty one. `deadline` is in seconds."""
 
     verb: str
     version: str
@@ -86,7 +92,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth: Bandwidth = Bandwidth()
     device_info_file: str = ""
     previous: dict[str, Any] | None = None
-    valid: tuple[ValidAttachment, ...] = ()
+    valid: tuple[ValidAttachment, ...] | None = None
     deadline: float = 110.0
 
 
@@ -141,7 +147,7 @@ def parse(variables: Mapping[str, str], config: bytes) -> Call:
         bandwidth=conf.runtime.bandwidth or Bandwidth(),
         device_info_file=conf.runtime.device_info_file,
         previous=conf.previous,
-        valid=conf.valid if conf.valid is not None else conf.valid_old or (),
+        valid=_valid(conf),
         deadline=_deadline(variables.get("DEADLINE_MS", "")),
     )
     if verb == "ADD" and not (call.pod_namespace and call.pod_name):
@@ -150,8 +156,6 @@ def parse(variables: Mapping[str, str], config: bytes) -> Call:
         )
     if verb == "CHECK" and conf.previous is None:
         raise BadConfiguration("CHECK needs prevResult in the configuration; the runtime keeps it from ADD")
-    if verb == "GC" and conf.valid is None and conf.valid_old is None:
-        raise BadConfiguration("GC needs cni.dev/valid-attachments in the configuration; without it nothing is removed")
     return call
 
 
@@ -163,6 +167,11 @@ def decode(config: bytes) -> NetworkConfig:
         raise BadConfiguration(f"the network configuration is malformed: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise NotJson(f"the network configuration on standard input is not JSON: {error}") from None
+
+
+def _valid(conf: NetworkConfig) -> tuple[ValidAttachment, ...] | None:
+    found = conf.valid_old if conf.valid is msgspec.UNSET else conf.valid
+    return None if found is msgspec.UNSET else found or ()
 
 
 def _device(conf: NetworkConfig) -> str:

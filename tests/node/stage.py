@@ -355,6 +355,9 @@ class Stage:
     async def forget(self, *pods: Pod) -> None:
         """The pods leave Kubernetes, OVN and the machine."""
         for pod in pods:
+            if await self.links(pod.netns):
+                # After a failed test: a function must not die with the namespace, or every later test misses it.
+                await self.call("DEL", pod)
             await namespaces.remove(pod.netns)
             await self.remove_port(pod)
             with contextlib.suppress(NotFound):
