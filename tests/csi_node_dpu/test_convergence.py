@@ -1,7 +1,5 @@
 """csi-node-dpu makes the DPU have what Kubernetes says, whoever was away meanwhile."""
 
-import asyncio
-
 import grpc
 import msgspec
 import pytest
@@ -116,17 +114,6 @@ async def test_it_lets_go_when_the_attachment_is_deleted_while_nobody_called(rig
     await rig.kube.delete(VOLUME_ATTACHMENTS, "va-a")
     await _here(rig, set())
     assert await rig.dpu.leftovers() == {}
-
-
-async def test_a_volume_that_is_being_published_is_left_alone(rig: NodeDpuRig) -> None:
-    volume = await rig.dpu.volume("a")
-    await rig.start(grace=0.2)
-    await rig.persistent_volume(volume, "pv-a")
-    await rig.attachment("va-a", "pv-a", attached=False)
-    async with rig.dial() as channel:
-        await rig.stub(channel).Attach(volume.request())
-    await asyncio.sleep(1.0)
-    assert set(await rig.attached()) == {volume.id}
 
 
 async def test_it_follows_an_attacher_and_an_spdk_that_come_back(rig: NodeDpuRig) -> None:

@@ -20,7 +20,7 @@ from dpu_offload_stubs.attacher.v1 import attacher_pb2, attacher_pb2_grpc
 from foundation.daemon.running import Daemon
 from foundation.daemon.serving import dial
 from foundation.spdk.client import SpdkClient
-from opi_bridge.config import CardConfig, OpiBridgeConfig, PhysicalFunction
+from opi_bridge.config import CardConfig, OpiBridgeConfig, PhysicalFunction, TimeoutsConfig
 from volume_attacher.config import VolumeAttacherConfig
 
 HOST_NQN = "nqn.2026-11.io.dpu-offload:host.dpu-1"
@@ -187,6 +187,7 @@ class DpuRig:
             path_beat_seconds=self.beat,
             state_beat_seconds=1.0,
             card=CardConfig(directory=str(self.sockets), functions=ranges),
+            timeouts=TimeoutsConfig(reconnect_delay=1),
             http="",
             **self.bridge_options,
         )
@@ -344,13 +345,13 @@ class Guest:
         self._news.set()
 
     async def until(self, condition: Callable[["Guest"], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition(self):
                 self._news.clear()
                 await self._news.wait()
 
 
-async def eventually(condition: Callable[[], Any], what: str, *, seconds: float = 15.0) -> None:
+async def eventually(condition: Callable[[], Any], what: str, *, seconds: float = 30.0) -> None:
     """Wait until `condition` holds; for state of other processes, which send nothing."""
     try:
         async with asyncio.timeout(seconds):

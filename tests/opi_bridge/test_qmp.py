@@ -76,7 +76,7 @@ async def monitor(tmp_path: Path) -> AsyncIterator[Monitor]:
 @pytest.fixture
 async def plug(tmp_path: Path, monitor: Monitor) -> AsyncIterator[VfioUserPlug]:
     qmp = Qmp(tmp_path / "qmp")
-    yield VfioUserPlug(qmp, {SLOT: "rp0"}, wait=0.3)
+    yield VfioUserPlug(qmp, {SLOT: "rp0"}, wait=20)
     await qmp.close()
 
 
@@ -107,8 +107,10 @@ async def test_a_guest_that_does_not_let_go_is_reported(tmp_path: Path, plug: Vf
     socket.touch()
     await plug.add(SLOT, socket)
     monitor.lets_go = False
+    impatient = Qmp(tmp_path / "qmp")
     with pytest.raises(Unavailable, match="did not let go"):
-        await plug.remove(SLOT)
+        await VfioUserPlug(impatient, {SLOT: "rp0"}, wait=0.1).remove(SLOT)
+    await impatient.close()
     monitor.lets_go = True
     await plug.remove(SLOT)
     assert monitor.devices == {}

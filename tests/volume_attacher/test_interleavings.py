@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from benchmarks import report
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
 from tests.dpu_rig.rig import DpuRig, Pair, Volume, eventually
 
-EXAMPLES = int(os.environ.get("DPU_OFFLOAD_INTERLEAVINGS", "4"))
+EXAMPLES = int(os.environ.get("DPU_OFFLOAD_INTERLEAVINGS", "3"))
 VOLUMES = 3
 # The codes after which external-attacher holds that work may still be going on.
 RETRY = (
@@ -122,15 +123,17 @@ class History:
             await self._listen(number, up=True)
         await self.rig.ready()
         for number, attach in self.wanted.items():
-            async with asyncio.timeout(20):
-                while True:
-                    try:
-                        await self._call(attach, number, timeout=5.0)
-                        break
-                    except grpc.aio.AioRpcError as error:
-                        if error.code() not in RETRY:
-                            raise
-                        await asyncio.sleep(0.02)
+            await self._insist(attach, number)
+
+    async def _insist(self, attach: bool, number: int) -> None:
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    return await self._call(attach, number, timeout=10.0)
+                except grpc.aio.AioRpcError as error:
+                    if error.code() not in RETRY:
+                        raise
+                    await asyncio.sleep(0.02)
 
     async def check(self) -> None:
         """Actual = desired, seen by the attacher, by SPDK and by the host."""
@@ -152,7 +155,7 @@ class History:
 
     async def leave(self) -> None:
         for number in self.wanted:
-            await self._call(False, number, timeout=10.0)
+            await self._insist(False, number)
 
         async def nothing() -> bool:
             return not await self.rig.leftovers()
@@ -192,6 +195,7 @@ async def _lvols(rig: DpuRig) -> list[Volume]:
     return volumes
 
 
+@pytest.mark.timeout(max(60, 30 * EXAMPLES))
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
