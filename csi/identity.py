@@ -96,6 +96,11 @@ def serial_number(volume: VolumeId | str) -> str:
     return hashed(str(volume)).upper()
 
 
+def is_node_name(text: str) -> bool:
+    """Whether a Kubernetes node may have this name."""
+    return _NODE.fullmatch(text) is not None
+
+
 def host_nqn(node: str) -> str:
     """The one NQN by which a DPU (or a plain host) names itself to targets, for as long as its node name lives."""
     if not _NODE.fullmatch(node):

@@ -8,10 +8,11 @@ from csi.errors import InvalidArgument
 
 
 class PublishContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Where the host finds the disk. All values travel as text.
+    """Where the host finds the disk, or how its kernel connects to it. All values travel as text.
 
     `vuid` and `pci_address` may be empty: then the host works the function out from `port`, `pf` and `vf` (1-based,
-    0 is the physical function itself). `size_bytes` is the least size the disk must show.
+    0 is the physical function itself). `size_bytes` is the least size the disk must show. `portals` (a JSON list of
+    {transport, address, port}) and `host_nqn` are there only where the host's own kernel connects.
     """
 
     dpu_node: str = ""
@@ -24,9 +25,12 @@ class PublishContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     nsid: int = 1
     subsystem_nqn: str
     size_bytes: int = 0
+    portals: str = ""
+    host_nqn: str = ""
 
     def as_text(self) -> dict[str, str]:
-        return {key: str(value) for key, value in msgspec.to_builtins(self).items()}
+        given: dict[str, object] = msgspec.to_builtins(self)
+        return {key: str(value) for key, value in given.items() if key not in ("portals", "hostNqn") or value}
 
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> "PublishContext":

@@ -52,17 +52,22 @@ class Cluster:
             volume_id = _id_of(volume) if volume is not None else None
             if attachment.spec.attacher != identity.DRIVER_NAME or volume is None or volume_id is None:
                 continue
-            dpu = self._dpu(attachment)
-            if dpu is None or volume.spec.csi is None:
+            if volume.spec.csi is None:
                 continue
             try:
                 context = parse(volume.spec.csi.volume_attributes or {})
             except InvalidArgument:
                 continue
+            dpu = self._dpu(attachment)
+            host_nqn = dpu.announcement.host_nqn if dpu is not None else ""
+            if context.transport == "kernel" and identity.is_node_name(attachment.spec.node_name):
+                host_nqn = identity.host_nqn(attachment.spec.node_name)
+            if not host_nqn:
+                continue
             yield Access(
                 volume=volume_id,
                 host=attachment.spec.node_name,
-                host_nqn=dpu.announcement.host_nqn,
+                host_nqn=host_nqn,
                 context=context,
                 secret=volume.spec.csi.controller_publish_secret_ref,
                 settled=attachment.status.attached and attachment.metadata.deletion_timestamp is None,

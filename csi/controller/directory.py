@@ -34,6 +34,11 @@ class Directory:
             if host and announcement is not None:
                 yield Dpu(node=name, host=host, announcement=announcement)
 
+    def plain_hosts(self) -> set[str]:
+        """Nodes that are no DPU and have none."""
+        with_dpu = {host_of(node) for node in self._nodes.values()}
+        return {name for name, node in self._nodes.items() if not host_of(node) and name not in with_dpu}
+
     def of_host(self, host: str) -> list[Dpu]:
         return [dpu for dpu in self.dpus() if dpu.host == host]
 

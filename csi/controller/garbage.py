@@ -82,7 +82,8 @@ class Garbage:
     def _stale_hosts(self, key: str, hosts: Iterable[str], attached: set[str]) -> Iterable[Finding]:
         for nqn in hosts:
             dpu = self._directory.by_host_nqn(nqn)
-            if identity.is_ours(nqn) and (dpu is None or dpu.host not in attached):
+            host = dpu.host if dpu is not None else identity.node_of_host_nqn(nqn)
+            if identity.is_ours(nqn) and host not in attached:
                 yield Finding(kind="host", name=nqn, reason="no VolumeAttachment lets it in", volume_key=key)
 
     async def _judge(self, backend: Backend[Any], finding: Finding) -> bool:

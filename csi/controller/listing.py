@@ -33,7 +33,7 @@ async def list_volumes(parts: Parts, request: csi_pb2.ListVolumesRequest) -> csi
     answer = csi_pb2.ListVolumesResponse(next_token=token)
     for backend, volume, volume_id in shown:
         condition = _condition(volume, published.get(volume_id, []))
-        nodes = _nodes(volume, volume_id, published, unknown)
+        nodes = _nodes(parts, volume, volume_id, published, unknown)
         answer.entries.add(
             volume=as_message(backend, volume),
             status=csi_pb2.ListVolumesResponse.VolumeStatus(
@@ -54,7 +54,7 @@ async def get_volume(parts: Parts, request: csi_pb2.ControllerGetVolumeRequest) 
     return csi_pb2.ControllerGetVolumeResponse(
         volume=as_message(backend, volume),
         status=csi_pb2.ControllerGetVolumeResponse.VolumeStatus(
-            published_node_ids=_nodes(volume, str(volume_id), published, unknown),
+            published_node_ids=_nodes(parts, volume, str(volume_id), published, unknown),
             volume_condition=csi_pb2.VolumeCondition(abnormal=condition.abnormal, message=condition.message),
         ),
     )
@@ -87,7 +87,9 @@ def _condition(volume: Volume, attached: list[tuple[str, attacher_pb2.Attachment
     return Condition(abnormal=False, message="")
 
 
-def _nodes(volume: Volume, volume_id: str, published: Published, unknown: list[Dpu]) -> list[str]:
-    """A DPU that is silent is taken to have what the target lets it have: the side-car would detach it otherwise."""
+def _nodes(parts: Parts, volume: Volume, volume_id: str, published: Published, unknown: list[Dpu]) -> list[str]:
+    """A DPU that is silent, like a host that connects by itself, is taken to have what the target lets it have: the
+    side-car would detach it otherwise."""
     silent = {dpu.host for dpu in unknown if dpu.announcement.host_nqn in volume.hosts}
-    return sorted({host for host, _ in published.get(volume_id, [])} | silent)
+    plain = {node for node in map(identity.node_of_host_nqn, volume.hosts) if node in parts.directory.plain_hosts()}
+    return sorted({host for host, _ in published.get(volume_id, [])} | silent | plain)

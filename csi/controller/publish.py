@@ -10,6 +10,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from csi import capabilities, identity
 from csi.controller import secrets, volume_context
 from csi.controller.directory import Dpu
@@ -53,6 +55,8 @@ async def publish(
         encryption_in_transit=context.encryption_in_transit,
     )
     encryption = secrets.encryption_keys(request.secrets) if context.encryption else None
+    if context.transport == "kernel":
+        return await _publish_to_kernel(parts, backend, volume_id, request, keys)
     dpu = await _dpu(parts, backend, volume_id.key, request.node_id)
     host_nqn = dpu.announcement.host_nqn
     with metrics.step_timer(_STEPS, step="grant"):
@@ -89,6 +93,38 @@ async def publish(
     )
 
 
+async def _publish_to_kernel(
+    parts: Parts,
+    backend: Backend[Any],
+    volume_id: identity.VolumeId,
+    request: csi_pb2.ControllerPublishVolumeRequest,
+    keys: HostKeys,
+) -> csi_pb2.ControllerPublishVolumeResponse:
+    """A plain host connects by itself; the target's access list is all there is to do here."""
+    node = request.node_id
+    if not parts.directory.knows(node):
+        raise NotFound(f"node {node!r} does not exist")
+    if parts.directory.of_host(node):
+        raise FailedPrecondition(
+            f"volume {volume_id} is for hosts without a DPU (StorageClass parameter transport=kernel), {node} has one"
+        )
+    if keys:
+        raise InvalidArgument(
+            "transport=kernel takes no authentication or encryptionInTransit: node secrets are not read"
+        )
+    host_nqn = identity.host_nqn(node)
+    shared = capabilities.shared(request.volume_capability)
+    volume = await backend.grant(volume_id.key, host_nqn, keys=keys, shared=shared)
+    context = PublishContext(
+        namespace_uuid=identity.namespace_uuid(volume_id),
+        subsystem_nqn=identity.subsystem_nqn(volume_id),
+        size_bytes=volume.size,
+        portals=msgspec.json.encode(volume.portals).decode(),
+        host_nqn=host_nqn,
+    )
+    return csi_pb2.ControllerPublishVolumeResponse(publish_context=context.as_text())
+
+
 async def unpublish(
     parts: Parts, request: csi_pb2.ControllerUnpublishVolumeRequest
 ) -> csi_pb2.ControllerUnpublishVolumeResponse:
@@ -102,6 +138,8 @@ async def unpublish(
     all_dpus = list(parts.directory.dpus())
     dpus = [dpu for dpu in all_dpus if not request.node_id or dpu.host == request.node_id]
     cut_off = {dpu.announcement.host_nqn for dpu in dpus}
+    if request.node_id and not dpus and identity.is_node_name(request.node_id):
+        cut_off.add(identity.host_nqn(request.node_id))
     if not request.node_id or not dpus:
         cut_off |= await _orphans(parts, backend, volume_id.key, all_dpus, everything=not request.node_id)
     with metrics.step_timer(_STEPS, step="fence"):

@@ -16,6 +16,7 @@ class VolumeContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """
 
     portals: str = "[]"
+    transport: str = "dpu"
     function_policy: str = "default"
     encryption: bool = False
     authentication: bool = False
@@ -32,6 +33,7 @@ def _items(context: VolumeContext) -> list[tuple[str, str | bool]]:
 def of_new_volume(portals: Sequence[Portal], parameters: ClassParameters) -> VolumeContext:
     return VolumeContext(
         portals=msgspec.json.encode(list(portals)).decode(),
+        transport=parameters.transport,
         function_policy=parameters.function_policy,
         encryption=parameters.encryption,
         authentication=parameters.authentication,

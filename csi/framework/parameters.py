@@ -22,9 +22,11 @@ RESERVED_PREFIX = "csi.storage.k8s.io/"
 class ClassParameters(
     msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
 ):
-    """Keys which every backend understands. `backend` empty: the controller's default one."""
+    """Keys which every backend understands. `backend` empty: the controller's default one. `transport` kernel: for
+    hosts without a DPU, whose own kernel connects to the target."""
 
     backend: str = ""
+    transport: Literal["dpu", "kernel"] = "dpu"
     function_policy: Literal["default", "hotplug", "static", "shared"] = "default"
     encryption: bool = False
     authentication: bool = False

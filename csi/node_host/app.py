@@ -8,6 +8,7 @@ from csi.errors import CODES
 from csi.identity_service import IdentityService
 from csi.node_host.config import CsiNodeHostConfig
 from csi.node_host.disks import Disks
+from csi.node_host.fabrics import Fabrics
 from csi.node_host.filesystems import FileSystems
 from csi.node_host.host import Host
 from csi.node_host.records import Records
@@ -48,11 +49,11 @@ async def start(config: CsiNodeHostConfig, daemon: Daemon) -> None:
 
     daemon.on_stop(close_uevents)
     calls = Calls()
+    sysfs, dev_root = Sysfs(sysfs_root), Path(config.dev_root)
     host = Host(
         config=config,
-        disks=Disks(
-            sysfs=Sysfs(sysfs_root), dev_root=Path(config.dev_root), physical_functions=functions, uevents=uevents
-        ),
+        disks=Disks(sysfs=sysfs, dev_root=dev_root, physical_functions=functions, uevents=uevents),
+        fabrics=Fabrics(sysfs=sysfs, dev_root=dev_root, node=config.node_name),
         file_systems=FileSystems(format_options=config.format_options, seconds=config.command_seconds),
         records=Records(Path(config.state_directory)),
         calls=calls,

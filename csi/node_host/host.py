@@ -11,6 +11,7 @@ from csi.calls import Calls
 from csi.errors import InvalidArgument, NotFound
 from csi.node_host.config import CsiNodeHostConfig
 from csi.node_host.disks import Disks
+from csi.node_host.fabrics import Fabrics
 from csi.node_host.filesystems import FileSystems
 from csi.node_host.records import Records, Staged, uuid_of
 from foundation.pci.nvme import NvmeNamespace
@@ -22,6 +23,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class Host:
     config: CsiNodeHostConfig
     disks: Disks
+    fabrics: Fabrics
     file_systems: FileSystems
     records: Records
     calls: Calls

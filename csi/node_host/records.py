@@ -24,6 +24,7 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
     fs_type: str = ""
     read_only: bool = False
     device: str = ""
+    fabrics: bool = False
     formatting: str = ""
     targets: tuple[str, ...] = ()
 

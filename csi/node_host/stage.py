@@ -38,8 +38,20 @@ async def stage(host: Host, request: csi_pb2.NodeStageVolumeRequest) -> None:
     capability = request.volume_capability
     block = capability.WhichOneof("access_type") == "block"
     read_only = capabilities.read_only(capability) or "ro" in capability.mount.mount_flags
+    if context.portals:
+        with metrics.step_timer(_STEPS, step="connect"):
+            await blocking(
+                lambda: host.fabrics.connect(context),
+                seconds=host.config.disk_seconds,
+                what=f"connect {context.subsystem_nqn}",
+            )
     with metrics.step_timer(_STEPS, step="wait for disk"):
-        disk = await host.disks.wait(context, seconds=host.config.disk_seconds, rescan_after=host.config.rescan_seconds)
+        disk = await host.disks.wait(
+            context,
+            seconds=host.config.disk_seconds,
+            rescan_after=host.config.rescan_seconds,
+            function=not context.portals,
+        )
     before = await host.record(request.volume_id)
     record = Staged(
         volume_id=request.volume_id,
@@ -50,6 +62,7 @@ async def stage(host: Host, request: csi_pb2.NodeStageVolumeRequest) -> None:
         fs_type=capability.mount.fs_type,
         read_only=read_only,
         device=disk.device,
+        fabrics=bool(context.portals),
         formatting=before.formatting if before else "",
         targets=before.targets if before else (),
     )
@@ -123,6 +136,12 @@ async def unstage(host: Host, request: csi_pb2.NodeUnstageVolumeRequest) -> None
         await _unmount(path, dead=dead)
     elif record is not None and record.block and not dead:
         await _flush(host, record)
+    if record is not None and record.fabrics:
+        await blocking(
+            lambda: host.fabrics.disconnect(record.subsystem_nqn),
+            seconds=_UNMOUNT_SECONDS,
+            what=f"disconnect {record.subsystem_nqn}",
+        )
     await host.forget(request.volume_id)
 
 

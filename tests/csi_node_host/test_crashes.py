@@ -16,6 +16,7 @@ from benchmarks import report
 from csi.calls import Calls
 from csi.node_host import commands, filesystems, mounts, publish, stage
 from csi.node_host.disks import Disks
+from csi.node_host.fabrics import Fabrics
 from csi.node_host.filesystems import FileSystems
 from csi.node_host.host import Host
 from csi.node_host.records import Records
@@ -92,9 +93,11 @@ async def uevents() -> AsyncIterator[Uevents]:
 def host_of(plant: Plant, uevents: Uevents) -> Host:
     """A daemon that has just started."""
     config, dpu = plant.node_config("host1"), plant.dpus["host1"]
+    sysfs = Sysfs(dpu.sysfs)
     return Host(
         config=config,
-        disks=Disks(sysfs=Sysfs(dpu.sysfs), dev_root=dpu.devices, physical_functions={0: PHYSICAL}, uevents=uevents),
+        disks=Disks(sysfs=sysfs, dev_root=dpu.devices, physical_functions={0: PHYSICAL}, uevents=uevents),
+        fabrics=Fabrics(sysfs=sysfs, dev_root=dpu.devices, node="host1"),
         file_systems=FileSystems(format_options={}, seconds=20),
         records=Records(Path(config.state_directory)),
         calls=Calls(),
