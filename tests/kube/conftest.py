@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from foundation.kube.client import KubeClient
 from foundation.kube.configuration import Connection
 from foundation.kube.errors import NotFound
 from foundation.kube.models.meta import Unstructured
-from foundation.kube.resources import LEASES, NAMESPACES, Resource
+from foundation.kube.resources import LEASES, NAMESPACES, SERVICE_ACCOUNTS, Resource
 from lab.apiserver.server import ApiServer
 
 Json = dict[str, Any]
@@ -60,10 +61,18 @@ async def cluster() -> AsyncIterator[Cluster]:
         try:
             await client.get(LEASES, "kube-controller-manager", "kube-system")
             controllers = True
+            await _until_there(client, made.metadata.name)
         except NotFound:
             controllers = False
         yield Cluster(client, made.metadata.name, None, controllers)
         await client.delete(NAMESPACES, made.metadata.name)
+
+
+async def _until_there(client: KubeClient, namespace: str) -> None:
+    """Wait for the service account that the controller manager makes: without it no pod is admitted."""
+    async with asyncio.timeout(30):
+        while not await client.list(SERVICE_ACCOUNTS, namespace=namespace):
+            await asyncio.sleep(0.1)
 
 
 @pytest.fixture
