@@ -12,7 +12,7 @@ from cni.controller.core import Core
 from cni.controller.rows import Owner
 from cni.controller.watch.annotator import Annotator
 from cni.controller.watch.reporter import Reporter
-from foundation.kube.backoff import Backoff
+from foundation.daemon.backoff import Backoff
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import NotFound
 from foundation.kube.events import EventRecorder

@@ -13,6 +13,7 @@ from cni.controller.errors import Refused
 from cni.controller.model import admin_policy as admin_model
 from cni.controller.model import endpoints as endpoints_model
 from cni.controller.model import namespace as namespace_model
+from cni.controller.model import network as network_model
 from cni.controller.model import node as node_model
 from cni.controller.model import pod as pod_model
 from cni.controller.model import policy as policy_model
@@ -32,6 +33,7 @@ from foundation.kube.resources import (
     BASELINE_ADMIN_NETWORK_POLICIES,
     ENDPOINT_SLICES,
     NAMESPACES,
+    NETWORK_ATTACHMENT_DEFINITIONS,
     NETWORK_POLICIES,
     NODES,
     PODS,
@@ -55,6 +57,7 @@ class Core:
     SOURCES: tuple[tuple[str, Resource[Any], Parse], ...] = (
         ("node", NODES, node_model.parse),
         ("namespace", NAMESPACES, namespace_model.parse),
+        ("network", NETWORK_ATTACHMENT_DEFINITIONS, network_model.parse),
         ("networkpolicy", NETWORK_POLICIES, policy_model.parse),
         ("adminnetworkpolicy", ADMIN_NETWORK_POLICIES, admin_model.parse),
         ("baselineadminnetworkpolicy", BASELINE_ADMIN_NETWORK_POLICIES, admin_model.parse),
@@ -86,6 +89,7 @@ class Core:
         self._puts: dict[str, Put] = {
             "node": self.world.put_node,
             "namespace": self.world.put_namespace,
+            "network": self._put_network,
             "networkpolicy": self.world.put_policy,
             "adminnetworkpolicy": self.world.put_admin_policy,
             "baselineadminnetworkpolicy": self.world.put_baseline_policy,
@@ -105,6 +109,9 @@ class Core:
                 parsed = problem  # told of when its rows are asked for
         self.engine.touch(self._puts[kind](key, parsed))
 
+    def _put_network(self, key: str, network: Any) -> Iterable[Owner]:
+        return self.world.networks.put_network(key, network)
+
     def first_pass(self) -> None:
         """Once the session is connected and every first list is taken in: compares all that is wanted with all there.
 
@@ -122,6 +129,9 @@ class Core:
     def _recover_nodes(self) -> None:
         for row in self.committer.actual.rows("Logical_Router_Port").values():
             port = identify("Logical_Router_Port", row)
+            if port is not None and port.kind == "network":
+                subnets = tuple(each.network for each in interfaces(sorted(row["networks"])))
+                self.world.networks.adopt(port.key, port.part.removeprefix("router."), subnets)
             if port is None or port.kind != "node" or port.key not in self.world.nodes:
                 continue
             if port.part == ROUTER_PORT:

@@ -84,3 +84,21 @@ class InvalidGateway(Refused):
     """A node's gateway annotation cannot be used."""
 
     reason = "InvalidGateway"
+
+
+class InvalidNetwork(Refused):
+    """A NetworkAttachmentDefinition of ours has a part that cannot be."""
+
+    reason = "InvalidNetwork"
+
+
+class NetworkMissing(Refused):
+    """A pod asks for a network that does not exist (yet)."""
+
+    reason = "NetworkMissing"
+
+
+class InvalidBandwidth(Refused):
+    """A bandwidth annotation is no quantity."""
+
+    reason = "InvalidBandwidth"

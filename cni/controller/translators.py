@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Iterable
 
 from cni.controller.addresses.pool import Assignment
@@ -9,13 +10,15 @@ from cni.controller.addresses.subnets import pick
 from cni.controller.config import ClusterConfig
 from cni.controller.engine import Translate
 from cni.controller.errors import InvalidGateway, InvalidNamespaceAnnotation, InvalidPolicy, NodeNotReady, Refused
-from cni.controller.model.addressing import Attachment, networks
+from cni.controller.model.addressing import Attachment, Route, networks
+from cni.controller.model.network import Network, Wish
 from cni.controller.model.pod import Pod
 from cni.controller.model.selector import PodSelector
 from cni.controller.rows import EMPTY, Owner, State
 from cni.controller.translate import admin_policy as admin_rows
 from cni.controller.translate import gateway as gateway_rows
 from cni.controller.translate import namespace as namespace_rows
+from cni.controller.translate import network as network_rows
 from cni.controller.translate import node as node_rows
 from cni.controller.translate import pod as pod_rows
 from cni.controller.translate import policy as policy_rows
@@ -23,6 +26,7 @@ from cni.controller.translate import selector as selector_rows
 from cni.controller.translate import service as service_rows
 from cni.controller.world import World
 
+PHYSICAL_MTU = 1500
 AnnotateNode = Callable[[str, str], None]
 """(node, text of annotation node-subnets)."""
 Annotate = Callable[[str, str, str], None]
@@ -62,6 +66,7 @@ class Translators:
             "adminnetworkpolicy": self.adminnetworkpolicy,
             "baselineadminnetworkpolicy": self.baselineadminnetworkpolicy,
             "service": self.service,
+            "network": self.network,
         }
 
     def cluster(self, key: str) -> State:
@@ -167,25 +172,66 @@ class Translators:
         selection = self._world.selections.get(selector)
         return selection.numbers_of(port_name, protocol) if selection is not None else []
 
+    def network(self, key: str) -> State:
+        network = self._world.networks.get(key)
+        if network is None:
+            return EMPTY
+        if isinstance(network, Refused):
+            raise network
+        subnets = self._world.networks.subnets_of(key)
+        return network_rows.translate(network, subnets=subnets, mtu=self._network_mtu(network))
+
+    def _network_mtu(self, network: Network) -> int:
+        return network.mtu or (PHYSICAL_MTU if network.topology == "localnet" else self._mtu)
+
     def pod(self, key: str) -> State:
         pod = self._world.pods.get(key)
         if pod is None or not pod.wired:
             return EMPTY
         assignment = self._assign(pod)
+        chassis = self._world.chassis_of(pod.node)
         state = pod_rows.translate(
-            pod,
-            assignment=assignment,
-            chassis=self._world.chassis_of(pod.node),
-            selections=self._world.selections.of_pod(key),
+            pod, assignment=assignment, chassis=chassis, selections=self._world.selections.of_pod(key)
         )
-        attachment = Attachment(
-            ips=assignment.ips,
-            mac=assignment.mac,
-            gateways=self._world.gateways_of(pod.node),
-            mtu=self._mtu,
-        )
-        self._annotate(key, pod.uid, pod_rows.annotation({pod_rows.DEFAULT: attachment}))
+        attachments = {
+            pod_rows.DEFAULT: Attachment(
+                ips=assignment.ips,
+                mac=assignment.mac,
+                gateways=self._world.gateways_of(pod.node),
+                mtu=self._mtu,
+            )
+        }
+        problem: Refused | None = None
+        try:
+            state = _joined(state, pod_rows.limits(pod, pod.bandwidth()))
+            for wish in self._world.networks.wishes_of(pod):
+                more, attachment = self._secondary(pod, wish, chassis)
+                state = _joined(state, more)
+                attachments[wish.key] = attachment
+        except Refused as found:
+            problem = found
+        self._annotate(key, pod.uid, pod_rows.annotation(attachments))
+        if problem is not None:
+            raise type(problem)(str(problem), waits_for=problem.waits_for, instead=state)
         return state
+
+    def _secondary(self, pod: Pod, wish: Wish, chassis: str) -> tuple[State, Attachment]:
+        networks = self._world.networks
+        network = networks.network_of(wish)
+        assignment, touched = networks.assign(pod, wish)
+        self._touch(touched)
+        gateways: tuple[str, ...] = ()
+        routes: tuple[Route, ...] = ()
+        if network.topology == "layer3":
+            gateways = node_rows.gateways(networks.subnets_of(network.key)[pod.node])
+            # The default route stays with the default network; the rest of this one is behind its router.
+            hops = {ipaddress.ip_address(each).version: each for each in gateways}
+            routes = tuple(Route(str(whole), hops[whole.version]) for whole in network.subnets)
+            gateways = ()
+        state = pod_rows.secondary(pod, wish, network, assignment=assignment, chassis=chassis)
+        name = network_rows.port_name(pod.namespace, pod.name, wish.network, wish.index)
+        mtu = self._network_mtu(network)
+        return state, Attachment(assignment.ips, assignment.mac, gateways, routes, mtu, name)
 
     def _assign(self, pod: Pod) -> Assignment:
         pool = self._world.pools.get(pod.node)
@@ -194,3 +240,7 @@ class Translators:
             raise NodeNotReady(f"node {pod.node} has no subnet yet", waits_for=("node", pod.node))
         held = pool.held(pod.uid)
         return held or pool.assign(pod.uid, seed=pod.key, request=pod.request())
+
+
+def _joined(first: State, second: State) -> State:
+    return State((*first.rows, *second.rows), (*first.members, *second.members))

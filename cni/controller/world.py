@@ -19,6 +19,7 @@ from cni.controller.model.node import Node
 from cni.controller.model.pod import Pod
 from cni.controller.model.policy import NodePeer, Policy
 from cni.controller.model.service import Service
+from cni.controller.networks import Networks
 from cni.controller.rows import Owner
 from cni.controller.selection import Selections
 from cni.controller.translate import match
@@ -59,6 +60,7 @@ class World:
         self.admin_refused: dict[str, Refused] = {}
         self.baseline_policies: dict[str, AdminPolicy | Refused] = {}
         self.selections = Selections()
+        self.networks = Networks(on_change=on_change)
         self.services: dict[str, Service | Refused] = {}
         self.service_nodes: dict[str, ServiceNode] = {}
         self.join = Pool(join, token=("join",), reserved=1)
@@ -88,6 +90,8 @@ class World:
             touched.update(dict.fromkeys(self._pods_on(name)))
             self._on_change(("node", name))
         touched.update(dict.fromkeys(self._renew_service_node(name, node)))
+        if node is None:
+            touched.update(self.networks.drop_node(name))
         if old is None or node is None or old.labels != node.labels or old.addresses != node.addresses:
             touched.update(dict.fromkeys(map(admin_policy_owner, self.admin_policies)))
             touched.update(dict.fromkeys(map(baseline_policy_owner, self.baseline_policies)))
@@ -209,6 +213,7 @@ class World:
                 if pool is not None and pod.wired:
                     self._claim(pool, pod)
         wired = pod if pod is not None and pod.wired else None
+        self.networks.put_pod(key, wired)
         return {**self.selections.put_pod(key, wired), pod_owner(key): None}
 
     def _forget(self, pod: Pod) -> None:

@@ -23,7 +23,8 @@ class Assignment:
 
 
 class _Subnet:
-    def __init__(self, network: IPNetwork, reserved: int) -> None:
+    def __init__(self, network: IPNetwork, reserved: int, excluded: tuple[IPNetwork, ...]) -> None:
+        self.excluded = [each for each in excluded if each.version == network.version]
         self.network = network
         self.base = int(network.network_address)
         size = network.num_addresses
@@ -42,6 +43,9 @@ class _Subnet:
             else ipaddress.IPv6Address(self.base + offset)
         )
 
+    def excludes(self, address: IPAddress) -> bool:
+        return any(address in each for each in self.excluded)
+
     def pick(self, seed: str) -> int | None:
         """A free offset; where the search begins is a function of the seed, so that an address is not soon reused,
         and the same name finds the same address again while it is free."""
@@ -51,7 +55,7 @@ class _Subnet:
         start = zlib.crc32(seed.encode()) % count
         for step in range(count):
             offset = self.first + (start + step) % count
-            if offset not in self.holders:
+            if offset not in self.holders and not self.excludes(self.address(offset)):
                 return offset
         return None
 
@@ -63,10 +67,17 @@ class Pool:
     who did not get an address.
     """
 
-    def __init__(self, subnets: tuple[IPNetwork, ...], *, token: Hashable, reserved: int = 2) -> None:
+    def __init__(
+        self,
+        subnets: tuple[IPNetwork, ...],
+        *,
+        token: Hashable,
+        reserved: int = 2,
+        excluded: tuple[IPNetwork, ...] = (),
+    ) -> None:
         self.subnets = subnets
         self.token = token
-        self._subnets = {network.version: _Subnet(network, reserved) for network in subnets}
+        self._subnets = {network.version: _Subnet(network, reserved, excluded) for network in subnets}
         self._held: dict[str, Assignment] = {}
         self._macs: dict[str, str] = {}
 
@@ -146,9 +157,10 @@ class Pool:
                 raise InvalidAddressRequest(f"two addresses of IPv{address.version} are asked for; one can be given")
             offset = subnet.offset(address)
             top = subnet.network.num_addresses - (2 if address.version == 4 else 1)
-            if not subnet.first <= offset <= top:
+            if not subnet.first <= offset <= top or subnet.excludes(address):
                 raise InvalidAddressRequest(
-                    f"address {address} is reserved in {subnet.network} (gateway, management port or broadcast)"
+                    f"address {address} is reserved in {subnet.network} "
+                    "(gateway, management port, broadcast or excluded)"
                 )
             wanted[address.version] = offset
         return wanted

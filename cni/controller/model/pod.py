@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from cni.controller.errors import InvalidAnnotation
+from cni.controller.model import bandwidth
 from cni.controller.model.addressing import AddressRequest, Attachment
 from cni.controller.model.annotations import ADDRESSES, POD_NETWORKS
 from foundation.kube.models import core
@@ -61,6 +62,10 @@ class Pod:
             raise InvalidAnnotation(
                 f'annotation {ADDRESSES} is not of the form {{"ips": ["10.1.2.3"], "mac": "02:…"}}: {error}'
             ) from None
+
+    def bandwidth(self) -> dict[str, int]:
+        """kbit/s by direction, as far as asked for. Raises InvalidBandwidth."""
+        return bandwidth.parse(self.annotations)
 
     def written(self) -> Mapping[str, Attachment]:
         """What annotation pod-networks says; empty when it is missing or unreadable, for then it is written anew."""

@@ -1,0 +1,163 @@
+"""A secondary network: a NetworkAttachmentDefinition of this suite's type; the attachments a pod asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from cni.controller.errors import InvalidAnnotation, InvalidNetwork
+from cni.controller.model.addressing import AddressRequest, IPNetwork, networks
+from foundation.kube.models import cncf
+
+TYPE = "dpu-offload"
+TOPOLOGIES = ("layer2", "layer3", "localnet")
+SELECTION = "k8s.v1.cni.cncf.io/networks"
+_NAME = re.compile(r"(?:(?P<namespace>[a-z0-9.-]+)/)?(?P<name>[a-z0-9.-]+)(?:@(?P<interface>[^@/]+))?")
+
+
+class _Config(msgspec.Struct, frozen=True, rename="camel"):
+    type: str = ""
+    topology: str = "layer2"
+    subnets: str = ""
+    exclude_subnets: str = ""
+    mtu: int = 0
+    vlan_id: int = msgspec.field(name="vlanID", default=0)
+    physical_network_name: str = ""
+    plugins: tuple[Mapping[str, Any], ...] = ()
+
+
+class _Selection(msgspec.Struct, frozen=True):
+    name: str
+    namespace: str = ""
+    interface: str = ""
+    ips: tuple[str, ...] = ()
+    mac: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """`subnets` empty: no addresses are given. layer3: `subnets` are split into one of `host_prefixes` length a node.
+
+    `excluded`: parts of the subnets that nobody gets. `vlan` 0: untagged.
+    """
+
+    key: str
+    topology: str
+    subnets: tuple[IPNetwork, ...] = ()
+    host_prefixes: tuple[int, ...] = ()
+    excluded: tuple[IPNetwork, ...] = ()
+    mtu: int = 0
+    vlan: int = 0
+    physical: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One attachment of a pod: to which network, the how-manieth to the same one, with which addresses."""
+
+    network: str
+    index: int
+    request: AddressRequest
+
+    @property
+    def key(self) -> str:
+        """Its key in annotation pod-networks."""
+        return self.network if self.index == 0 else f"{self.network}/{self.index}"
+
+
+_CONFIG = msgspec.json.Decoder(_Config)
+_SELECTIONS = msgspec.json.Decoder(tuple[_Selection, ...])
+
+
+def _split(texts: str) -> list[str]:
+    return [each.strip() for each in texts.split(",") if each.strip()]
+
+
+def parse(definition: cncf.NetworkAttachmentDefinition) -> Network | None:
+    """From the API's object; None for a network of another plugin. Raises InvalidNetwork."""
+    key = definition.metadata.key
+    try:
+        config = _CONFIG.decode(definition.spec.config or "{}")
+        ours = [each for each in config.plugins if each.get("type") == TYPE]
+        if config.type != TYPE and not ours:
+            return None
+        if ours:
+            config = msgspec.convert(ours[0], _Config)
+    except msgspec.DecodeError as error:
+        if f'"{TYPE}"' not in definition.spec.config:
+            return None  # another plugin's business
+        raise InvalidNetwork(f"network {key}: its config cannot be read: {error}") from None
+    if config.topology not in TOPOLOGIES:
+        raise InvalidNetwork(f"network {key}: topology {config.topology!r} is none of {', '.join(TOPOLOGIES)}")
+    try:
+        subnets, lengths = _subnets(config)
+        excluded = networks(_split(config.exclude_subnets))
+    except ValueError as error:
+        raise InvalidNetwork(f"network {key}: {error}") from None
+    if config.topology == "layer3" and not subnets:
+        raise InvalidNetwork(f'network {key}: topology layer3 needs subnets, such as "10.128.0.0/16/24"')
+    if config.topology == "localnet" and not 0 <= config.vlan_id <= 4094:
+        raise InvalidNetwork(f"network {key}: VLAN {config.vlan_id} is impossible: use 1 to 4094, or 0 for none")
+    if config.mtu and not 576 <= config.mtu <= 9216:
+        raise InvalidNetwork(f"network {key}: MTU {config.mtu} is impossible: use 576 to 9216")
+    for each in excluded:
+        if not any(each.version == whole.version and each.overlaps(whole) for whole in subnets):
+            raise InvalidNetwork(f"network {key}: excluded subnet {each} is outside of its subnets")
+    return Network(
+        key=key,
+        topology=config.topology,
+        subnets=subnets,
+        host_prefixes=lengths,
+        excluded=excluded,
+        mtu=config.mtu,
+        vlan=config.vlan_id,
+        physical=config.physical_network_name or definition.metadata.name,
+    )
+
+
+def _subnets(config: _Config) -> tuple[tuple[IPNetwork, ...], tuple[int, ...]]:
+    wholes: list[str] = []
+    lengths: list[int] = []
+    for text in _split(config.subnets):
+        address, *rest = text.split("/")
+        if not 1 <= len(rest) <= 2:
+            raise ValueError(f"{text!r} is not of the form 10.128.0.0/16 or, split for nodes, 10.128.0.0/16/24")
+        wholes.append(f"{address}/{rest[0]}")
+        lengths.append(int(rest[1]) if len(rest) == 2 else (24 if ":" not in address else 64))
+    subnets = networks(wholes)
+    if len({each.version for each in subnets}) != len(subnets):
+        raise ValueError(f"two subnets of one family: {config.subnets}")
+    return subnets, tuple(lengths)
+
+
+def wishes(text: str | None, namespace: str) -> tuple[Wish, ...]:
+    """The attachments that a pod's selection annotation asks for (Network Plumbing Working Group, section 4).
+
+    Raises InvalidAnnotation.
+    """
+    if not text or not text.strip():
+        return ()
+    try:
+        long_form = text.lstrip().startswith("[")
+        selections = _SELECTIONS.decode(text) if long_form else tuple(map(_short, _split(text)))
+    except (msgspec.DecodeError, ValueError) as error:
+        raise InvalidAnnotation(f"annotation {SELECTION} cannot be read: {error}") from None
+    counts: dict[str, int] = {}
+    found = []
+    for each in selections:
+        key = f"{each.namespace or namespace}/{each.name}"
+        index = counts.get(key, 0)
+        counts[key] = index + 1
+        found.append(Wish(key, index, AddressRequest(each.ips, each.mac)))
+    return tuple(found)
+
+
+def _short(text: str) -> _Selection:
+    match = _NAME.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not of the form namespace/name@interface")
+    return _Selection(match["name"], match["namespace"] or "", match["interface"] or "")

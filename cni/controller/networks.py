@@ -1,0 +1,170 @@
+"""The secondary networks with their address pools, and which pods ask for them; no I/O."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Hashable, Iterable
+
+from cni.controller.addresses.pool import Assignment, Pool
+from cni.controller.addresses.subnets import pick
+from cni.controller.errors import NetworkMissing, Refused
+from cni.controller.model.addressing import IPNetwork, parse_mac
+from cni.controller.model.network import SELECTION, Network, Wish, wishes
+from cni.controller.model.pod import Pod
+from cni.controller.rows import Owner
+from cni.controller.translate import network as rows
+from cni.controller.translate.names import pod_owner
+
+RESERVED = {"layer2": 0, "localnet": 0, "layer3": 1}
+"""Addresses kept from the start of each subnet: the router's."""
+
+
+class Networks:
+    """Every change returns the owners whose rows may now be others."""
+
+    def __init__(self, *, on_change: Callable[[Hashable], None]) -> None:
+        self._on_change = on_change
+        self._networks: dict[str, Network | Refused] = {}
+        self._pools: dict[tuple[str, str], Pool] = {}
+        self._wishes: dict[str, tuple[Wish, ...] | Refused] = {}
+        self._pods: dict[str, Pod] = {}
+        self._pods_of: dict[str, set[str]] = {}
+
+    def put_network(self, key: str, network: Network | Refused | None) -> dict[Owner, None]:
+        """A network that came, changed (or went: None), or one that cannot be (Refused)."""
+        old = self._networks.pop(key, None)
+        if network is not None:
+            self._networks[key] = network
+        if old != network:
+            for each in [each for each in self._pools if each[0] == key]:
+                del self._pools[each]
+        if isinstance(network, Network) and network.topology != "layer3" and network.subnets:
+            self._renew(network, "", network.subnets)
+        touched = {rows.owner(key): None}
+        touched.update((pod_owner(pod), None) for pod in self._pods_of.get(key, ()))
+        return touched
+
+    def get(self, key: str) -> Network | Refused | None:
+        """A network as it was put."""
+        return self._networks.get(key)
+
+    def subnets_of(self, key: str) -> dict[str, tuple[IPNetwork, ...]]:
+        """For layer3: each node's part, as far as any pod has needed one."""
+        return {node: pool.subnets for (network, node), pool in self._pools.items() if network == key and node}
+
+    def put_pod(self, key: str, pod: Pod | None) -> None:
+        """A pod that needs ports came or changed (or went, or needs none any more: None)."""
+        old = self._pods.pop(key, None)
+        before = self._wishes.pop(key, ())
+        wanted: tuple[Wish, ...] | Refused = ()
+        if pod is not None:
+            try:
+                wanted = wishes(pod.annotations.get(SELECTION), pod.namespace)
+            except Refused as problem:
+                wanted = problem
+            if wanted:
+                self._pods[key], self._wishes[key] = pod, wanted
+        keys = {each.network for each in wanted} if isinstance(wanted, tuple) else set()
+        for wish in before if isinstance(before, tuple) else ():
+            if pod is None or old is None or pod.uid != old.uid or wish.network not in keys:
+                self._release(old, wish)
+            self._pods_of.get(wish.network, set()).discard(key)
+        for each in keys:
+            self._pods_of.setdefault(each, set()).add(key)
+        if pod is not None and isinstance(wanted, tuple):
+            for wish in wanted:
+                self._claim(pod, wish)
+
+    def drop_node(self, node: str) -> dict[Owner, None]:
+        """A node is gone, with its parts of layer3 networks."""
+        gone = [each for each in self._pools if each[1] == node]
+        for each in gone:
+            del self._pools[each]
+        return {rows.owner(key): None for key, _ in gone}
+
+    def adopt(self, key: str, node: str, subnets: tuple[IPNetwork, ...]) -> None:
+        """A node's part of a layer3 network, as its router's port in the database has it."""
+        network = self._networks.get(key)
+        if isinstance(network, Network) and network.topology == "layer3" and (key, node) not in self._pools:
+            self._renew(network, node, subnets)
+
+    def wishes_of(self, pod: Pod) -> tuple[Wish, ...]:
+        """The attachments a pod asks for. Raises InvalidAnnotation."""
+        found = self._wishes.get(pod.key, ())
+        if isinstance(found, Refused):
+            raise found
+        return found
+
+    def network_of(self, wish: Wish) -> Network:
+        """Raises NetworkMissing, or what is wrong with the network."""
+        network = self._networks.get(wish.network)
+        if network is None:
+            raise NetworkMissing(
+                f"there is no NetworkAttachmentDefinition {wish.network} of this suite's type: create it, or "
+                "ask for another one"
+            )
+        if isinstance(network, Refused):
+            raise NetworkMissing(f"network {wish.network} cannot be used: {network}")
+        return network
+
+    def assign(self, pod: Pod, wish: Wish) -> tuple[Assignment, tuple[Owner, ...]]:
+        """A pod's addresses on a network, with owners to be translated anew.
+
+        Raises NetworkMissing, InvalidAddressRequest, AddressConflict, AddressesExhausted.
+        """
+        network = self.network_of(wish)
+        if not network.subnets:
+            return Assignment((), _mac(pod, wish)), ()
+        touched: tuple[Owner, ...] = ()
+        node = pod.node if network.topology == "layer3" else ""
+        pool = self._pools.get((network.key, node))
+        if pool is None:
+            seed = f"{network.key} {node}"
+            given = [
+                pick(seed, [whole], (length, length), self._is_free(network.key))[0]
+                for whole, length in zip(network.subnets, network.host_prefixes, strict=True)
+            ]
+            pool = self._renew(network, node, tuple(given))
+            touched = (rows.owner(network.key),)
+        holder = _holder(pod, wish)
+        return pool.assign(holder, seed=f"{pod.key} {wish.key}", request=wish.request), touched
+
+    def _is_free(self, key: str) -> Callable[[IPNetwork], bool]:
+        taken = [subnet for subnets in self.subnets_of(key).values() for subnet in subnets]
+        return lambda subnet: subnet not in taken
+
+    def _renew(self, network: Network, node: str, subnets: Iterable[IPNetwork]) -> Pool:
+        reserved = RESERVED[network.topology]
+        token = ("pool", network.key, node)
+        pool = Pool(tuple(subnets), token=token, reserved=reserved, excluded=network.excluded)
+        self._pools[network.key, node] = pool
+        for key in self._pods_of.get(network.key, ()):
+            pod, wanted = self._pods[key], self._wishes[key]
+            for wish in wanted if isinstance(wanted, tuple) else ():
+                if wish.network == network.key:
+                    self._claim(pod, wish)
+        return pool
+
+    def _pool(self, pod: Pod, wish: Wish) -> Pool | None:
+        return self._pools.get((wish.network, "")) or self._pools.get((wish.network, pod.node))
+
+    def _claim(self, pod: Pod, wish: Wish) -> None:
+        written, pool = pod.written().get(wish.key), self._pool(pod, wish)
+        if written is not None and pool is not None:
+            pool.claim(_holder(pod, wish), Assignment(written.ips, written.mac))
+
+    def _release(self, pod: Pod | None, wish: Wish) -> None:
+        pool = self._pool(pod, wish) if pod is not None else None
+        if pod is not None and pool is not None and pool.release(_holder(pod, wish)):
+            self._on_change(pool.token)
+
+
+def _holder(pod: Pod, wish: Wish) -> str:
+    return f"{pod.uid} {wish.key}"
+
+
+def _mac(pod: Pod, wish: Wish) -> str:
+    if wish.request.mac:
+        return parse_mac(wish.request.mac)
+    tail = zlib.crc32(_holder(pod, wish).encode()).to_bytes(4, "big")
+    return ":".join(f"{byte:02x}" for byte in b"\x0a\x5a" + tail)

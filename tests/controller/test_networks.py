@@ -1,0 +1,219 @@
+"""Secondary networks: definitions and pods' selections into switches, ports, addresses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from cni.controller.errors import InvalidAnnotation
+from cni.controller.model.network import SELECTION, wishes
+from cni.controller.rows import Owner
+from tests.controller.stage import Northbound, Stage, node, pod
+from tests.controller.tracer import Endpoint, Tracer, microflow
+
+
+@pytest.fixture
+def northbound() -> Iterator[Northbound]:
+    server = Northbound()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+async def stage(northbound: Northbound) -> AsyncIterator[Stage]:
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", node("n1", "10.1.0.0/24"), node("n2", "10.2.0.0/24"))
+        yield stage
+
+
+def nad(name: str = "blue", **config: Any) -> dict[str, Any]:
+    text = json.dumps({"cniVersion": "1.1.0", "name": name, "type": "dpu-offload", **config})
+    return {"metadata": {"name": name, "namespace": "ns"}, "spec": {"config": text}}
+
+
+def asking(selection: Any) -> dict[str, str]:
+    return {SELECTION: selection if isinstance(selection, str) else json.dumps(selection)}
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        (None, []),
+        (" ", []),
+        ("blue", ["ns/blue"]),
+        ("other/blue@net7", ["other/blue"]),
+        ("blue, blue,other/red", ["ns/blue", "ns/blue/1", "other/red"]),
+        ('[{"name": "blue"}, {"name": "blue", "namespace": "ns"}]', ["ns/blue", "ns/blue/1"]),
+    ],
+)
+def test_selections(text: str | None, keys: list[str]) -> None:
+    assert [wish.key for wish in wishes(text, "ns")] == keys
+
+
+@pytest.mark.parametrize("text", ["[", '[{"nam": "x"}]', "a b", "a/b/c", "[3]"])
+def test_bad_selections(text: str) -> None:
+    with pytest.raises(InvalidAnnotation, match="cannot be read"):
+        wishes(text, "ns")
+
+
+async def test_layer2(stage: Stage) -> None:
+    stage.put("network", nad(topology="layer2", subnets="10.100.0.0/24,fd00:100::/64", excludeSubnets="10.100.0.0/25"))
+    stage.put("pod", pod("a", uid="a", annotations=asking([{"name": "blue", "ips": ["10.100.0.200"]}])))
+    stage.put("pod", pod("b", on="n2", annotations=asking("blue,blue")))
+    await stage.settle()
+    assert stage.problems == {}
+    ports = stage.named("Logical_Switch_Port")
+    assert {name for name in ports if name.startswith("ns.blue")} == {"ns.blue_ns_a", "ns.blue_ns_b", "ns.blue_ns_b_1"}
+    entry = stage.annotations["ns/a"]["ns/blue"]
+    assert entry["ips"][0] == "10.100.0.200/24"
+    assert entry["port"] == "ns.blue_ns_a"
+    assert "default" in stage.annotations["ns/a"]
+    assert set(stage.annotations["ns/b"]) == {"default", "ns/blue", "ns/blue/1"}
+    for key in ("ns/blue", "ns/blue/1"):
+        assert int(stage.annotations["ns/b"][key]["ips"][0].split(".")[3].split("/")[0]) >= 128
+    switch = stage.named("Logical_Switch")["ns.blue"]
+    assert switch["ports"] == {row.uuid for name, row in ports.items() if name.startswith("ns.blue")}
+    port = ports["ns.blue_ns_a"]
+    assert port["options"] == {"iface-id-ver": "a", "requested-chassis": "n1"}
+    options = {row.uuid: row for row in stage.rows("DHCP_Options")}
+    assert options[port["dhcpv4_options"]]["cidr"] == "10.100.0.0/24"
+    assert options[port["dhcpv6_options"]]["cidr"] == "fd00:100::/64"
+    stage.remove("network", "ns/blue")
+    await stage.settle()
+    assert stage.problems[Owner("pod", "ns/a")].reason == "NetworkMissing"
+    assert not {name for name in stage.named("Logical_Switch_Port") if name.startswith("ns.blue")}
+    assert "ns_a" in stage.named("Logical_Switch_Port"), "the default network does not depend on it"
+
+
+async def test_localnet_with_vlan_and_without_addresses(stage: Stage) -> None:
+    stage.put("network", nad(topology="localnet", vlanID=7, physicalNetworkName="physnet2"))
+    stage.put("pod", pod("a", annotations=asking([{"name": "blue", "mac": "02:00:00:00:00:0a"}])))
+    await stage.settle()
+    ports = stage.named("Logical_Switch_Port")
+    assert ports["ns.blue_localnet"]["options"] == {"network_name": "physnet2"}
+    assert ports["ns.blue_localnet"]["tag"] == 7
+    assert ports["ns.blue_ns_a"]["addresses"] == {"02:00:00:00:00:0a", "unknown"}
+    assert stage.annotations["ns/a"]["ns/blue"] == {
+        "ips": [],
+        "mac": "02:00:00:00:00:0a",
+        "mtu": 1500,
+        "port": "ns.blue_ns_a",
+    }
+
+
+async def test_layer3_gives_each_node_a_part_and_keeps_it(northbound: Northbound) -> None:
+    definition = nad(topology="layer3", subnets="10.128.0.0/16/24")
+    pods = [pod("a", uid="a", annotations=asking("blue")), pod("b", on="n2", uid="b", annotations=asking("blue"))]
+    nodes = [node("n1", "10.1.0.0/24"), node("n2", "10.2.0.0/24")]
+    entries = []
+    for _ in range(2):  # the second time after a restart, with the annotations lost
+        async with Stage(northbound.remote) as stage:
+            stage.put("node", *nodes)
+            stage.put("network", definition)
+            stage.put("pod", *pods)
+            await stage.settle()
+            assert {"ns.blue_n1", "ns.blue_n2"} <= set(stage.named("Logical_Switch"))
+            routers = stage.named("Logical_Router_Port")
+            entry = stage.annotations["ns/a"]["ns/blue"]
+            (network,) = routers["ns.blue_router-to-n1"]["networks"]
+            assert entry["routes"] == [{"dest": "10.128.0.0/16", "nextHop": network.removesuffix("/24")}]
+            assert entry["ips"][0].rpartition(".")[0] == network.rpartition(".")[0]
+            entries.append([stage.annotations[f"ns/{name}"]["ns/blue"] for name in "ab"])
+    assert entries[0] == entries[1]
+    assert entries[0][0]["ips"][0].rpartition(".")[0] != entries[0][1]["ips"][0].rpartition(".")[0]
+
+
+async def test_packets_stay_in_their_network() -> None:
+    """By real OVN: between nodes of a layer3 network, never between two networks."""
+    async with Tracer() as tracer, Stage(tracer.central.nb) as stage:
+        stage.put("node", node("n1", "10.1.0.0/24"), node("n2", "10.2.0.0/24"))
+        stage.put("network", nad("blue", topology="layer3", subnets="10.128.0.0/16/24"))
+        stage.put("network", nad("red", topology="layer2", subnets="10.128.0.0/16"))
+        stage.put("pod", pod("a", annotations=asking("blue,red")), pod("b", on="n2", annotations=asking("blue,red")))
+        await stage.settle()
+        await tracer.synchronise()
+
+        def side(name: str, on: str, network: str) -> Endpoint:
+            entry = stage.annotations[f"ns/{name}"][f"ns/{network}"]
+            router = stage.named("Logical_Router_Port").get(f"ns.{network}_router-to-{on}")
+            where = f"{network} {on}" if router is not None else network
+            mac = router["mac"] if router is not None else ""
+            return Endpoint(f"ns.{network}_ns_{name}", where, entry["mac"], entry["ips"][0].partition("/")[0], mac)
+
+        pairs = [(side("a", "n1", each), side("b", "n2", each)) for each in ("blue", "red")]
+        traces = await tracer.traces([microflow(*pair, "TCP", 80) for pair in pairs])
+        assert [f'output("{there.port}")' in trace for (_, there), trace in zip(pairs, traces, strict=True)] == [
+            True
+        ] * 2
+        blue, red = pairs
+        (trace,) = await tracer.traces([microflow(blue[0], red[1], "TCP", 80)])
+        assert "output(" not in trace
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"topology": "layer9"}, "is none of layer2"),
+        ({"topology": "layer3"}, "needs subnets"),
+        ({"subnets": "nonsense"}, "is not of the form"),
+        ({"subnets": "10.0.0.1/24"}, "is no CIDR"),
+        ({"subnets": "10.0.0.0/24,10.1.0.0/24"}, "two subnets of one family"),
+        ({"topology": "localnet", "vlanID": 5000}, "VLAN"),
+        ({"mtu": 5}, "MTU"),
+        ({"subnets": "10.0.0.0/24", "excludeSubnets": "10.9.0.0/24"}, "outside"),
+        ({"subnets": 7}, "cannot be read"),
+    ],
+)
+async def test_bad_definitions(stage: Stage, config: dict[str, Any], message: str) -> None:
+    stage.put("network", nad(**config))
+    stage.put("pod", pod("a", annotations=asking("blue")), pod("b"))
+    await stage.settle()
+    assert message in str(stage.problems[Owner("network", "ns/blue")])
+    assert stage.problems[Owner("pod", "ns/a")].reason == "NetworkMissing"
+    assert {"ns_a", "ns_b"} <= set(stage.named("Logical_Switch_Port"))
+    stage.put("network", nad(subnets="10.100.0.0/24"))
+    await stage.settle()
+    assert stage.problems == {}
+
+
+@pytest.mark.parametrize("config", ["", "{", '{"type": "macvlan"}'])
+async def test_other_plugins_networks_are_left_alone(stage: Stage, config: str) -> None:
+    stage.put("network", {"metadata": {"name": "other", "namespace": "ns"}, "spec": {"config": config}})
+    await stage.settle()
+    assert stage.problems == {}
+    assert "ns.other" not in stage.named("Logical_Switch")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "reason"),
+    [
+        (asking("["), "InvalidNetworkAnnotation"),
+        (asking("nothere"), "NetworkMissing"),
+        (asking([{"name": "blue", "ips": ["10.9.9.9"]}]), "InvalidAddressRequest"),
+        ({"kubernetes.io/ingress-bandwidth": "fast"}, "InvalidBandwidth"),
+    ],
+)
+async def test_bad_pods_keep_their_default_network(stage: Stage, annotations: dict[str, str], reason: str) -> None:
+    stage.put("network", nad(subnets="10.100.0.0/24"))
+    stage.put("pod", pod("a", annotations=annotations))
+    await stage.settle()
+    assert stage.problems[Owner("pod", "ns/a")].reason == reason
+    assert "ns_a" in stage.named("Logical_Switch_Port")
+    assert set(stage.annotations["ns/a"]) == {"default"}
+
+
+async def test_bandwidth(stage: Stage) -> None:
+    rates = {"kubernetes.io/ingress-bandwidth": "10M", "kubernetes.io/egress-bandwidth": "1Gi"}
+    stage.put("pod", pod("a", uid="a", annotations=rates))
+    await stage.settle()
+    rows = {row["direction"]: row for row in stage.rows("QoS")}
+    assert rows["to-lport"]["bandwidth"] == {"rate": 10000}
+    assert rows["from-lport"]["bandwidth"] == {"rate": 1073741}
+    assert rows["to-lport"]["match"] == 'outport == "ns_a"'
+    assert stage.named("Logical_Switch")["n1"]["qos_rules"] == {row.uuid for row in rows.values()}
+    stage.put("pod", pod("a", uid="a"))
+    await stage.settle()
+    assert not list(stage.rows("QoS"))
