@@ -11,6 +11,7 @@ from cni.controller.config import ControllerConfig
 from cni.controller.core import Core
 from cni.controller.rows import Owner
 from cni.controller.watch.annotator import Annotator
+from cni.controller.watch.gauges import Gauges
 from cni.controller.watch.reporter import Reporter
 from foundation.daemon.backoff import Backoff
 from foundation.kube.client import KubeClient
@@ -22,6 +23,7 @@ from foundation.ovsdb import OvsdbSession, OvsdbTls, TransactionFailed
 _log = logging.getLogger(__name__)
 
 
+GAUGE_SECONDS = 2.0
 BUILT_IN = ("discovery.k8s.io", "networking.k8s.io")
 LOCK = "dpu_offload_cni_controller"
 """Held by the replica that leads: a former leader that wakes up late is refused by the database itself."""
@@ -50,6 +52,10 @@ class Control:
             on_refused=self._refused,
         )
         self._client = client
+        self.gauges = Gauges(self.core)
+        self.session.monitor({"NB_Global": ["nb_cfg", "sb_cfg", "nb_cfg_timestamp", "sb_cfg_timestamp"]})
+        self.gauges.follow_northd(self.session)
+        self.core.committer.on_committed = self.gauges.committed
         self.annotator = Annotator(client, self.core.world)
         self._recorder = EventRecorder(client, "cni-controller")
         self._reflectors: dict[str, Reflector[Any]] = {
@@ -75,6 +81,7 @@ class Control:
                     self._follow(kind, reflector)
                 self.core.first_pass()
                 group.create_task(self.core.run(), name="core")
+                group.create_task(self._count(), name="gauges")
                 group.create_task(self.annotator.queue.run(), name="annotator")
                 group.create_task(self.annotator.nodes.run(), name="node annotator")
                 await self.core.idle()
@@ -89,6 +96,11 @@ class Control:
             self.ready.clear()
             await self._recorder.close(deadline=1.0)
             await self.session.stop()
+
+    async def _count(self) -> None:
+        while True:
+            self.gauges.refresh()
+            await asyncio.sleep(GAUGE_SECONDS)
 
     async def _synced(self, reflector: Reflector[Any]) -> None:
         """Waits for the first list, unless the API has no such resource: a cluster need not have every optional one.
@@ -106,6 +118,7 @@ class Control:
 
     def _follow(self, kind: str, reflector: Reflector[Any]) -> None:
         def changed(change: Change[Any]) -> None:
+            self.gauges.seen(Owner(kind, change.key))
             self.core.take(kind, change.key, change.new)
 
         reflector.subscribe(changed)

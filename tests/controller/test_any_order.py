@@ -209,6 +209,7 @@ def reference() -> dict[str, Any]:
 
 
 @given(seed=st.integers(0, 1 << 30))
+@pytest.mark.timeout(300)
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_any_order_and_any_fault_end_alike(reference: dict[str, Any], seed: int) -> None:
     async def play() -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 from cni.controller import app
 from cni.controller.config import ClusterConfig, ControllerConfig, LeaderElectionConfig, OvsdbConfig
 from cni.controller.model.annotations import POD_NETWORKS
+from foundation.daemon import metrics
 from foundation.daemon.running import Daemon
 from foundation.kube.client import KubeClient
 from foundation.kube.models.core import Pod
@@ -107,6 +108,18 @@ async def test_a_pod_gets_its_annotation_and_its_port(api: Path, client: KubeCli
         assert row["addresses"] == {f"{entry['mac']} {str(entry['ips'][0]).removesuffix('/24')}"}  # type: ignore[index]
         await client.delete(PODS, "web", "default", grace_seconds=0)
         await nb.until_absent("Logical_Switch_Port", lambda row: row["name"] == "default_web", deadline=5)
+
+
+async def test_metrics_tell_of_objects_rows_and_times(api: Path, client: KubeClient, northbound: Northbound) -> None:
+    async with controller(api, northbound), watching(northbound) as nb:
+        await client.create(NODES, node_object("n1", "10.1.0.0/24"))
+        await client.create(PODS, pod_object("web"))
+        await until_annotated(client, "web")
+        await nb.until("Logical_Switch_Port", lambda row: row["name"] == "default_web", deadline=10)
+        _, text = metrics.exposition()
+        assert b'dpu_offload_controller_seen_to_committed_seconds_count{kind="pod"}' in text
+        assert b"dpu_offload_controller_queue_depth" in text
+        assert b"dpu_offload_controller_batch_owners_count" in text
 
 
 async def test_a_bad_request_becomes_an_event(api: Path, client: KubeClient, northbound: Northbound) -> None:

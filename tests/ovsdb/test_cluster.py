@@ -67,12 +67,13 @@ class Cluster:
 
     async def leader(self) -> int:
         """The member that says it leads."""
-        for index in self.processes:
-            session = OvsdbSession(f"unix:{self.directory}/{index}.sock", "OVN_Northbound", leader_only=True)
-            with contextlib.suppress(Unavailable):
-                await session.start(deadline=0.5)
-                await session.stop()
-                return index
+        for _ in range(100):
+            for index in self.processes:
+                session = OvsdbSession(f"unix:{self.directory}/{index}.sock", "OVN_Northbound", leader_only=True)
+                with contextlib.suppress(Unavailable):
+                    await session.start(deadline=0.5)
+                    await session.stop()
+                    return index
         raise AssertionError("nobody leads")
 
 
@@ -95,10 +96,12 @@ def cluster(directory: Path) -> Iterator[Cluster]:
         cluster.kill(index)
 
 
+# Elections take seconds, and many of them on a machine that is busy with other things.
+@pytest.mark.timeout(240)
 async def test_a_killed_leader_costs_no_row(cluster: Cluster) -> None:
     session = OvsdbSession(cluster.remotes, "OVN_Northbound", tls=cluster.tls, leader_only=True)
     session.monitor({"Logical_Switch": ["name"]})
-    await session.start(deadline=20)
+    await session.start(deadline=60)
     changes: list[Change] = []
     session.subscribe("Logical_Switch", changes.append)
 
@@ -107,24 +110,24 @@ async def test_a_killed_leader_costs_no_row(cluster: Cluster) -> None:
             # The transaction is safe to repeat, as everything that may end with an unknown outcome must be.
             guard = op.wait("Logical_Switch", [("name", "==", name)], [], until="==")
             try:
-                await session.transact(guard, op.insert("Logical_Switch", {"name": name}), deadline=20)
+                await session.transact(guard, op.insert("Logical_Switch", {"name": name}), deadline=5)
                 return
             except OvsdbError:
                 if any(row["name"] == name for row in session.rows("Logical_Switch").values()):
                     return
                 await asyncio.sleep(0.02)
 
-    await asyncio.gather(*(write(f"before-{index}") for index in range(20)))
-    writing = [asyncio.create_task(write(f"during-{index}")) for index in range(20)]
+    await asyncio.gather(*(write(f"before-{index}") for index in range(8)))
+    writing = [asyncio.create_task(write(f"during-{index}")) for index in range(8)]
     await asyncio.sleep(0)
     leader = await cluster.leader()
     cluster.kill(leader)
-    await asyncio.wait_for(asyncio.gather(*writing), 30)
+    await asyncio.wait_for(asyncio.gather(*writing), 120)
     await write("after")
     names = sorted(row["name"] for row in session.rows("Logical_Switch").values())
-    assert names == sorted([*(f"before-{i}" for i in range(20)), *(f"during-{i}" for i in range(20)), "after"])
+    assert names == sorted([*(f"before-{i}" for i in range(8)), *(f"during-{i}" for i in range(8)), "after"])
     # Whoever subscribed has seen each row once, over all connections.
-    assert len([change for change in changes if change.kind == "insert"]) == 41
+    assert len([change for change in changes if change.kind == "insert"]) == 17
     assert not [change for change in changes if change.kind != "insert"]
     await session.stop()
 

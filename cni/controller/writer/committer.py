@@ -52,7 +52,7 @@ class Committer:
         self.actual = Actual(session)
         self.statistics = Statistics()
         self._session = session
-        self._on_committed = on_committed
+        self.on_committed = on_committed
         self._on_refused = on_refused
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -140,7 +140,7 @@ class Committer:
             waiting |= owners
         for owner in waiting:
             self._park(owner, work[owner])
-        self._on_committed([owner for owner in work if owner not in waiting])
+        self.on_committed([owner for owner in work if owner not in waiting])
 
     def _park(self, owner: Owner, pending: Pending) -> None:
         parked = self._parked.get(owner)
