@@ -15,7 +15,7 @@ from volume_attacher.bridge import Bridge
 from volume_attacher.config import VolumeAttacherConfig
 from volume_attacher.errors import CODES, BridgeError
 from volume_attacher.host_identity import load_or_make
-from volume_attacher.model import Policy
+from volume_attacher.model import Place, Policy
 from volume_attacher.records import Records
 from volume_attacher.service import CardFacts, VolumeAttacherService
 
@@ -36,7 +36,11 @@ async def start(config: VolumeAttacherConfig, daemon: Daemon) -> None:
         server_name=tls.server_name if tls is not None else "",
     )
     daemon.on_stop(channel.close)
-    bridge = Bridge(channel, host_nqn=identity.nqn)
+    functions = [
+        Place(one.port, one.physical_function, one.virtual_function, one.vuid, one.pci_address)
+        for one in config.functions
+    ]
+    bridge = Bridge(channel, host_nqn=identity.nqn, functions=functions, poll=config.poll_seconds)
     attacher = Attacher(bridge, records, shared_nqn=config.shared_nqn, workers=config.workers)
     card = CardFacts()
     daemon.health.set("bridge", False, "not asked yet")

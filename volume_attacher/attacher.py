@@ -42,7 +42,7 @@ class Attacher:
         self._secrets: dict[str, Secrets] = {}
         self._actual: Actual | None = None
         self._away = "the bridge was not asked yet"
-        self._nsids = Nsids()
+        self._nsids = Nsids(records.nsids)
         self._work: Joining[str, pb.Attachment | None] = Joining(name="volume")
         self._repairs: KeyedQueue[str] = KeyedQueue(
             self._repair, workers=workers, backoff=Backoff(0.3, 15.0), name="repair"
@@ -149,6 +149,7 @@ class Attacher:
         nsid = _REMOTE_NSID
         if wanted.policy is Policy.SHARED:
             nsid = self._nsids.take(place, self._records, self._known())
+            self._records.keep_nsids(self._nsids.used())
         record = Record(specification=wanted, place=place, nsid=nsid, phase=Phase.ATTACHING, secured=bool(secrets))
         self._records.put(record)
         self._show(record)

@@ -26,6 +26,7 @@ from dpu_offload_stubs.opi.storage import (
 from volume_attacher.errors import BridgeAway, BridgeError, Exists, Missing, Refused, Unsupported
 from volume_attacher.model import Limits, Place, Portal, Secrets
 from volume_attacher.naming import controller_id, namespace_id, path_id, remote_name, subsystem_name
+from volume_attacher.plain_opi import PlainOpi
 
 log: Final = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,21 +53,43 @@ _DEADLINE: Final = 20.0
 class Bridge:
     """Calls over one channel; `deadline` in seconds bounds each."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, host_nqn: str) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        host_nqn: str,
+        functions: Sequence[Place] = (),
+        poll: float = 10.0,
+    ) -> None:
         self._host_nqn = host_nqn
         self._frontend: Any = frontend_nvme_pb2_grpc.FrontendNvmeServiceStub(channel)
         self._backend: Any = backend_nvme_pb2_grpc.NvmeRemoteControllerServiceStub(channel)
         self._encryption: Any = middleend_encryption_pb2_grpc.MiddleendEncryptionServiceStub(channel)
         self._qos: Any = middleend_qos_volume_pb2_grpc.MiddleendQosVolumeServiceStub(channel)
         self._card: Any = card_pb2_grpc.CardStub(channel)
+        self._plain = PlainOpi(
+            _ask,
+            frontend=self._frontend,
+            backend=self._backend,
+            encryption=self._encryption,
+            qos=self._qos,
+            functions=functions,
+            poll=poll,
+        )
 
     # --- the card service
 
     async def capabilities(self) -> card_pb2.Capabilities:
-        return await _ask(self._card.GetCapabilities, card_pb2.GetCapabilitiesRequest())
+        try:
+            return await _ask(self._card.GetCapabilities, card_pb2.GetCapabilitiesRequest())
+        except Unsupported:
+            return card_pb2.Capabilities(card="opi", transports=["tcp"])
 
     async def state(self) -> card_pb2.State:
-        return await _ask(self._card.GetState, card_pb2.GetStateRequest())
+        try:
+            return await _ask(self._card.GetState, card_pb2.GetStateRequest())
+        except Unsupported:
+            return await self._plain.state()
 
     async def watch(self) -> AsyncIterator[card_pb2.Event]:
         """Events until the bridge goes away, which raises BridgeAway."""
@@ -74,14 +97,20 @@ class Bridge:
             async for event in self._card.Watch(card_pb2.WatchRequest()):
                 yield event
         except grpc.aio.AioRpcError as error:
-            raise _error(error) from error
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise _error(error) from error
+            async for event in self._plain.events():
+                yield event
         raise BridgeAway("the bridge ended its events")
 
     async def wait_remote_namespace(
         self, identifier: str, nsid: int, uuid: str, *, seconds: float
     ) -> card_pb2.RemoteNamespace:
         request = card_pb2.WaitRemoteNamespaceRequest(remote_controller=remote_name(identifier), nsid=nsid, uuid=uuid)
-        return await _ask(self._card.WaitRemoteNamespace, request, seconds=seconds)
+        try:
+            return await _ask(self._card.WaitRemoteNamespace, request, seconds=seconds)
+        except Unsupported:
+            return await self._plain.wait(identifier, nsid, uuid, seconds=seconds)
 
     async def set_keys(self, identifier: str, secrets: Secrets) -> None:
         await _ask(

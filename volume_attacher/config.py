@@ -16,6 +16,16 @@ class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server_name: str = ""
 
 
+class FunctionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One PCI function; `virtual_function` is 1-based, 0 is the physical function itself."""
+
+    physical_function: Annotated[int, msgspec.Meta(ge=0)] = 0
+    virtual_function: Annotated[int, msgspec.Meta(ge=0)] = 0
+    port: Annotated[int, msgspec.Meta(ge=0)] = 0
+    vuid: str = ""
+    pci_address: str = ""
+
+
 class VolumeAttacherConfig(DaemonConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     socket: str = "/run/dpu-offload/volume-attacher.sock"
     """Where the service is served."""
@@ -30,5 +40,9 @@ class VolumeAttacherConfig(DaemonConfig, frozen=True, kw_only=True, forbid_unkno
     """For attachments that do not say how the host shall see them."""
     shared_nqn: str = "nqn.2026-11.io.dpu-offload:shared.port{port}.pf{pf}.vf{vf}"
     """NQN of the subsystem behind a shared controller."""
+    functions: tuple[FunctionConfig, ...] = ()
+    """PCI functions, for a bridge that cannot be asked for them."""
+    poll_seconds: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    """How often a bridge without events is looked at."""
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
     """Volumes repaired at once."""

@@ -47,8 +47,8 @@ def free(actual: Actual, records: Iterable[Record]) -> list[Place]:
 class Nsids:
     """NSIDs of shared controllers, each used once until the host has let go of all."""
 
-    def __init__(self) -> None:
-        self._next: dict[tuple[int, int, int], int] = {}
+    def __init__(self, known: Mapping[tuple[int, int, int], int]) -> None:
+        self._next = dict(known)
 
     def take(self, place: Place, records: Iterable[Record], actual: Actual) -> int:
         """The next NSID on the controller at `place`. Raises NoFunction when all were used."""

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from volume_attacher.model import Record
 
 log: Final = logging.getLogger(__name__)
 _SUFFIX: Final = ".json"
+_NSIDS: Final = "nsids"
 
 
 class Records:
@@ -26,11 +27,14 @@ class Records:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._records: dict[str, Record] = {}
+        self.nsids: dict[tuple[int, int, int], int] = {}
+        """The next NSID of each shared controller, by (port, pf, vf)."""
 
     def load(self) -> None:
         """Read the directory. A file that cannot be read is set aside with the suffix .damaged and reported."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._records.clear()
+        self.nsids = _read_nsids(self._directory / _NSIDS)
         for path in sorted(self._directory.iterdir()):
             if path.suffix != _SUFFIX:
                 if path.suffix == ".new":
@@ -64,12 +68,28 @@ class Records:
         self._path(volume_id).unlink(missing_ok=True)
         self._records.pop(volume_id, None)
 
+    def keep_nsids(self, following: Mapping[tuple[int, int, int], int]) -> None:
+        """Remember the next NSIDs over a restart: a host must not find another volume under one it still holds."""
+        draft = self._directory / "nsids.new"
+        draft.write_bytes(msgspec.json.encode(list(following.items())))
+        draft.rename(self._directory / _NSIDS)
+
     async def settle(self, volume_id: str) -> None:
         """Return when the record, or its absence, would survive a loss of power."""
         await asyncio.to_thread(_sync, self._path(volume_id), self._directory)
 
     def _path(self, volume_id: str) -> Path:
         return self._directory / (hashlib.sha256(volume_id.encode()).hexdigest()[:40] + _SUFFIX)
+
+
+def _read_nsids(path: Path) -> dict[tuple[int, int, int], int]:
+    try:
+        return dict(msgspec.json.decode(path.read_bytes(), type=list[tuple[tuple[int, int, int], int]]))
+    except FileNotFoundError:
+        return {}
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.error("%s cannot be read, NSIDs of removed volumes may come back early: %s", path, error)
+        return {}
 
 
 def _sync(path: Path, directory: Path) -> None:

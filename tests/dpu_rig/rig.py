@@ -296,7 +296,7 @@ class DpuRig:
             "controllers": [one["name"] for one in controllers],
             "keys": [one["name"] for one in keys],
             "crypto keys": [one["name"] for one in await self.at_dpu.call("accel_crypto_keys_get")],
-            "records": [path.name for path in (self.directory / "state" / "attachments").glob("*")],
+            "records": [path.name for path in (self.directory / "state" / "attachments").glob("*.json")],
             "sockets": [str(path) for path in self.sockets.glob("*/cntrl")],
         }
         return {kind: names for kind, names in found.items() if names}
