@@ -48,6 +48,7 @@ class Control:
             config.cluster,
             annotate=lambda key, uid, text: self.annotator.want(key, uid, text),
             annotate_node=lambda name, text: self.annotator.want_node(name, text),
+            keep=lambda key, ips: self.annotator.want_claim(key, ips),
             on_problem=lambda owner, refused: self._reporter.problem(owner, refused),
             on_refused=self._refused,
         )
@@ -84,6 +85,7 @@ class Control:
                 group.create_task(self._count(), name="gauges")
                 group.create_task(self.annotator.queue.run(), name="annotator")
                 group.create_task(self.annotator.nodes.run(), name="node annotator")
+                group.create_task(self.annotator.claims.run(), name="claim annotator")
                 await self.core.idle()
                 self.ready.set()
                 _log.info(

@@ -25,13 +25,14 @@ from cni.controller.translate.gateway import JOIN_PORT
 from cni.controller.translate.names import CLUSTER
 from cni.controller.translate.node import ROUTER_PORT
 from cni.controller.translate.pod import DEFAULT
-from cni.controller.translators import Annotate, AnnotateNode, Translators
+from cni.controller.translators import Annotate, AnnotateNode, Keep, Translators
 from cni.controller.world import World
 from cni.controller.writer.committer import Committer
 from foundation.kube.resources import (
     ADMIN_NETWORK_POLICIES,
     BASELINE_ADMIN_NETWORK_POLICIES,
     ENDPOINT_SLICES,
+    IPAM_CLAIMS,
     NAMESPACES,
     NETWORK_ATTACHMENT_DEFINITIONS,
     NETWORK_POLICIES,
@@ -58,6 +59,7 @@ class Core:
         ("node", NODES, node_model.parse),
         ("namespace", NAMESPACES, namespace_model.parse),
         ("network", NETWORK_ATTACHMENT_DEFINITIONS, network_model.parse),
+        ("ipamclaim", IPAM_CLAIMS, network_model.parse_claim),
         ("networkpolicy", NETWORK_POLICIES, policy_model.parse),
         ("adminnetworkpolicy", ADMIN_NETWORK_POLICIES, admin_model.parse),
         ("baselineadminnetworkpolicy", BASELINE_ADMIN_NETWORK_POLICIES, admin_model.parse),
@@ -73,6 +75,7 @@ class Core:
         *,
         annotate: Annotate,
         annotate_node: AnnotateNode,
+        keep: Keep,
         on_problem: Callable[[Owner, Refused | None], None],
         on_refused: Callable[[Owner, TransactionFailed], None],
     ) -> None:
@@ -83,6 +86,7 @@ class Core:
             cluster,
             annotate=annotate,
             annotate_node=annotate_node,
+            keep=keep,
             touch=lambda owners: self.engine.touch(owners),
         )
         self.engine = Engine(self.committer, translators.table(), on_problem=on_problem)
@@ -90,6 +94,7 @@ class Core:
             "node": self.world.put_node,
             "namespace": self.world.put_namespace,
             "network": self._put_network,
+            "ipamclaim": self._put_claim,
             "networkpolicy": self.world.put_policy,
             "adminnetworkpolicy": self.world.put_admin_policy,
             "baselineadminnetworkpolicy": self.world.put_baseline_policy,
@@ -111,6 +116,9 @@ class Core:
 
     def _put_network(self, key: str, network: Any) -> Iterable[Owner]:
         return self.world.networks.put_network(key, network)
+
+    def _put_claim(self, key: str, claim: Any) -> Iterable[Owner]:
+        return self.world.networks.put_claim(key, claim)
 
     def first_pass(self) -> None:
         """Once the session is connected and every first list is taken in: compares all that is wanted with all there.

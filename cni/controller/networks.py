@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import zlib
 from collections.abc import Callable, Hashable, Iterable
 
 from cni.controller.addresses.pool import Assignment, Pool
 from cni.controller.addresses.subnets import pick
 from cni.controller.errors import NetworkMissing, Refused
-from cni.controller.model.addressing import IPNetwork, parse_mac
-from cni.controller.model.network import SELECTION, Network, Wish, wishes
+from cni.controller.model.addressing import IPNetwork, mac_of, parse_mac
+from cni.controller.model.network import SELECTION, Claim, Network, Wish, wishes
 from cni.controller.model.pod import Pod
 from cni.controller.rows import Owner
 from cni.controller.translate import network as rows
@@ -29,6 +30,7 @@ class Networks:
         self._wishes: dict[str, tuple[Wish, ...] | Refused] = {}
         self._pods: dict[str, Pod] = {}
         self._pods_of: dict[str, set[str]] = {}
+        self._claims: dict[str, Claim] = {}
 
     def put_network(self, key: str, network: Network | Refused | None) -> dict[Owner, None]:
         """A network that came, changed (or went: None), or one that cannot be (Refused)."""
@@ -43,6 +45,33 @@ class Networks:
         touched = {rows.owner(key): None}
         touched.update((pod_owner(pod), None) for pod in self._pods_of.get(key, ()))
         return touched
+
+    def put_claim(self, key: str, claim: Claim | None) -> dict[Owner, None]:
+        """An IPAMClaim that came, changed (or went: None). It holds its addresses while no pod uses them, too."""
+        self._claims.pop(key, None)
+        if claim is None:
+            for pool in self._pools.values():
+                if pool.release(_claim_holder(key)):
+                    self._on_change(pool.token)
+        else:
+            self._claims[key] = claim
+            for (network, _), pool in self._pools.items():
+                self._keep_claim(key, claim, self._networks[network], pool)
+        self._on_change(("claim", key))
+        return {}
+
+    @staticmethod
+    def _keep_claim(key: str, claim: Claim, network: Network | Refused, pool: Pool) -> None:
+        if isinstance(network, Network) and network.title == claim.network and claim.ips:
+            mac = mac_of(ipaddress.ip_interface(claim.ips[0]).ip)
+            pool.claim(_claim_holder(key), Assignment(claim.ips, mac))
+
+    def claim_of(self, wish: Wish) -> Claim:
+        """The claim an attachment refers to. Raises NetworkMissing."""
+        found = self._claims.get(wish.claim)
+        if found is None:
+            raise NetworkMissing(f"there is no IPAMClaim {wish.claim}: create it", waits_for=("claim", wish.claim))
+        return found
 
     def get(self, key: str) -> Network | Refused | None:
         """A network as it was put."""
@@ -113,6 +142,8 @@ class Networks:
         Raises NetworkMissing, InvalidAddressRequest, AddressConflict, AddressesExhausted.
         """
         network = self.network_of(wish)
+        if wish.claim:
+            self.claim_of(wish)
         if not network.subnets:
             return Assignment((), _mac(pod, wish)), ()
         touched: tuple[Owner, ...] = ()
@@ -138,6 +169,8 @@ class Networks:
         token = ("pool", network.key, node)
         pool = Pool(tuple(subnets), token=token, reserved=reserved, excluded=network.excluded)
         self._pools[network.key, node] = pool
+        for claim_key, claim in self._claims.items():
+            self._keep_claim(claim_key, claim, network, pool)
         for key in self._pods_of.get(network.key, ()):
             pod, wanted = self._pods[key], self._wishes[key]
             for wish in wanted if isinstance(wanted, tuple) else ():
@@ -155,12 +188,16 @@ class Networks:
 
     def _release(self, pod: Pod | None, wish: Wish) -> None:
         pool = self._pool(pod, wish) if pod is not None else None
-        if pod is not None and pool is not None and pool.release(_holder(pod, wish)):
+        if pod is not None and pool is not None and not wish.claim and pool.release(_holder(pod, wish)):
             self._on_change(pool.token)
 
 
 def _holder(pod: Pod, wish: Wish) -> str:
-    return f"{pod.uid} {wish.key}"
+    return _claim_holder(wish.claim) if wish.claim else f"{pod.uid} {wish.key}"
+
+
+def _claim_holder(key: str) -> str:
+    return f"claim {key}"
 
 
 def _mac(pod: Pod, wish: Wish) -> str:

@@ -29,6 +29,8 @@ from cni.controller.world import World
 PHYSICAL_MTU = 1500
 AnnotateNode = Callable[[str, str], None]
 """(node, text of annotation node-subnets)."""
+Keep = Callable[[str, tuple[str, ...]], None]
+"""(key of an IPAMClaim, the addresses its status shall have)."""
 Annotate = Callable[[str, str, str], None]
 """(pod key, uid, text of annotation pod-networks)."""
 
@@ -43,6 +45,7 @@ class Translators:
         *,
         annotate: Annotate,
         annotate_node: AnnotateNode,
+        keep: Keep,
         touch: Callable[[Iterable[Owner]], None],
     ) -> None:
         """`touch` has owners translated anew when translating one has changed something for others."""
@@ -51,6 +54,7 @@ class Translators:
         self._ranges = networks(cluster.ranges)
         self._host_prefixes = cluster.host_prefixes
         self._annotate_node = annotate_node
+        self._keep = keep
         self._touch = touch
         self._annotate = annotate
 
@@ -220,6 +224,8 @@ class Translators:
         network = networks.network_of(wish)
         assignment, touched = networks.assign(pod, wish)
         self._touch(touched)
+        if wish.claim and assignment.ips and networks.claim_of(wish).ips != assignment.ips:
+            self._keep(wish.claim, assignment.ips)
         gateways: tuple[str, ...] = ()
         routes: tuple[Route, ...] = ()
         if network.topology == "layer3":

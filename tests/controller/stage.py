@@ -59,11 +59,13 @@ class Stage:
         self.problems: dict[Owner, Refused] = {}
         self.refused: list[tuple[Owner, TransactionFailed]] = []
         self.annotations: dict[str, dict[str, Any]] = {}
+        self.claims: dict[str, tuple[str, ...]] = {}
         self.node_annotations: dict[str, str] = {}
         self.core = Core(
             self.session,
             ClusterConfig(**cluster),
             annotate=self._annotate,
+            keep=self.claims.__setitem__,
             annotate_node=self.node_annotations.__setitem__,
             on_problem=self._problem,
             on_refused=lambda owner, error: self.refused.append((owner, error)),

@@ -217,3 +217,48 @@ async def test_bandwidth(stage: Stage) -> None:
     stage.put("pod", pod("a", uid="a"))
     await stage.settle()
     assert not list(stage.rows("QoS"))
+
+
+def claim(ips: tuple[str, ...] = (), name: str = "c") -> dict[str, Any]:
+    status = {"ips": list(ips)} if ips else {}
+    return {
+        "metadata": {"name": name, "namespace": "ns"},
+        "spec": {"network": "blue", "interface": "net1"},
+        "status": status,
+    }
+
+
+async def test_a_claim_keeps_its_addresses_when_the_pod_goes(stage: Stage) -> None:
+    claiming = asking([{"name": "blue", "ipam-claim-reference": "c"}])
+    stage.put("network", nad(subnets="10.100.0.0/24"))
+    stage.put("pod", pod("vm", uid="v1", annotations=claiming))
+    await stage.settle()
+    assert "no IPAMClaim ns/c" in str(stage.problems[Owner("pod", "ns/vm")])
+    stage.put("ipamclaim", claim())
+    await stage.settle()
+    assert stage.problems == {}
+    ips = stage.claims["ns/c"]
+    assert list(ips) == stage.annotations["ns/vm"]["ns/blue"]["ips"]
+    stage.put("ipamclaim", claim(ips))
+    stage.remove("pod", "ns/vm")
+    thief = asking([{"name": "blue", "ips": [ips[0]]}])
+    stage.put("pod", pod("thief", annotations=thief))
+    await stage.settle()
+    assert stage.problems[Owner("pod", "ns/thief")].reason == "AddressConflict"
+    stage.put("pod", pod("vm-again", on="n2", uid="v2", annotations=claiming))
+    await stage.settle()
+    assert stage.annotations["ns/vm-again"]["ns/blue"]["ips"] == list(ips)
+    stage.remove("pod", "ns/vm-again")
+    stage.remove("ipamclaim", "ns/c")
+    await stage.settle()
+    assert stage.problems == {}, "without its claim the address is free"
+
+
+async def test_a_claims_addresses_are_kept_over_a_restart(stage: Stage) -> None:
+    stage.put("ipamclaim", claim(("10.100.0.9/24",)))
+    stage.put("network", nad(subnets="10.100.0.0/24"))
+    stage.put("pod", pod("thief", annotations=asking([{"name": "blue", "ips": ["10.100.0.9"]}])))
+    stage.put("pod", pod("vm", annotations=asking([{"name": "blue", "ipam-claim-reference": "c"}])))
+    await stage.settle()
+    assert stage.problems[Owner("pod", "ns/thief")].reason == "AddressConflict"
+    assert stage.annotations["ns/vm"]["ns/blue"]["ips"] == ["10.100.0.9/24"]

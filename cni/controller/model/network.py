@@ -21,6 +21,7 @@ _NAME = re.compile(r"(?:(?P<namespace>[a-z0-9.-]+)/)?(?P<name>[a-z0-9.-]+)(?:@(?
 
 class _Config(msgspec.Struct, frozen=True, rename="camel"):
     type: str = ""
+    name: str = ""
     topology: str = "layer2"
     subnets: str = ""
     exclude_subnets: str = ""
@@ -36,6 +37,15 @@ class _Selection(msgspec.Struct, frozen=True):
     interface: str = ""
     ips: tuple[str, ...] = ()
     mac: str = ""
+    claim: str = msgspec.field(name="ipam-claim-reference", default="")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An IPAMClaim: for which network (the name in its config), with the addresses it has got."""
+
+    network: str
+    ips: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,8 @@ class Network:
     mtu: int = 0
     vlan: int = 0
     physical: str = ""
+    title: str = ""
+    """The name in its config."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,8 @@ class Wish:
     network: str
     index: int
     request: AddressRequest
+    claim: str = ""
+    """namespace/name of the IPAMClaim that keeps the addresses, if any."""
 
     @property
     def key(self) -> str:
@@ -71,6 +85,11 @@ class Wish:
 
 _CONFIG = msgspec.json.Decoder(_Config)
 _SELECTIONS = msgspec.json.Decoder(tuple[_Selection, ...])
+
+
+def parse_claim(claim: cncf.IPAMClaim) -> Claim:
+    """From the API's object."""
+    return Claim(claim.spec.network, tuple(claim.status.ips or ()) if claim.status is not None else ())
 
 
 def _split(texts: str) -> list[str]:
@@ -86,7 +105,7 @@ def parse(definition: cncf.NetworkAttachmentDefinition) -> Network | None:
         if config.type != TYPE and not ours:
             return None
         if ours:
-            config = msgspec.convert(ours[0], _Config)
+            config = msgspec.convert({"name": config.name, **ours[0]}, _Config)
     except msgspec.DecodeError as error:
         if f'"{TYPE}"' not in definition.spec.config:
             return None  # another plugin's business
@@ -116,6 +135,7 @@ def parse(definition: cncf.NetworkAttachmentDefinition) -> Network | None:
         mtu=config.mtu,
         vlan=config.vlan_id,
         physical=config.physical_network_name or definition.metadata.name,
+        title=config.name or definition.metadata.name,
     )
 
 
@@ -152,7 +172,8 @@ def wishes(text: str | None, namespace: str) -> tuple[Wish, ...]:
         key = f"{each.namespace or namespace}/{each.name}"
         index = counts.get(key, 0)
         counts[key] = index + 1
-        found.append(Wish(key, index, AddressRequest(each.ips, each.mac)))
+        claim = f"{namespace}/{each.claim}" if each.claim else ""
+        found.append(Wish(key, index, AddressRequest(each.ips, each.mac), claim))
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ from cni.controller.world import World
 from foundation.daemon.work import Backoff, KeyedQueue
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import Conflict, NotFound, Unprocessable
-from foundation.kube.resources import NODES, PODS
+from foundation.kube.resources import IPAM_CLAIMS, NODES, PODS
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ class Annotator:
         self.nodes = KeyedQueue(
             self._write_node, workers=8, backoff=Backoff(0.05, 1.0), deadline=30.0, name="node annotations"
         )
+        self._of_claims: dict[str, tuple[str, ...]] = {}
+        self.claims = KeyedQueue(self._write_claim, workers=8, backoff=Backoff(0.05, 1.0), deadline=30.0, name="claims")
         self.written = 0
         self.queue = KeyedQueue(
             self._write, workers=WORKERS, backoff=Backoff(0.05, 1.0), deadline=30.0, name="pod annotations"
@@ -60,6 +62,23 @@ class Annotator:
         except NotFound:
             _log.debug("node %s went before its annotation was written", name)
         self._of_nodes.pop(name, None)
+
+    def want_claim(self, key: str, ips: tuple[str, ...]) -> None:
+        """The addresses that an IPAMClaim's status shall name."""
+        if self._of_claims.get(key) != ips:
+            self._of_claims[key] = ips
+            self.claims.add(key)
+
+    async def _write_claim(self, key: str) -> None:
+        ips = self._of_claims.get(key)
+        if ips is None:
+            return
+        namespace, _, name = key.partition("/")
+        try:
+            await self._client.merge_patch(IPAM_CLAIMS, name, namespace, {"status": {"ips": list(ips)}}, "status")
+        except NotFound:
+            _log.debug("claim %s went before its addresses were written", key)
+        self._of_claims.pop(key, None)
 
     async def _write(self, key: str) -> None:
         wanted = self._wanted.get(key)
