@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from foundation.spdk.client import SpdkClient
 from foundation.spdk.errors import SpdkError, SpdkMalformedReply, SpdkTimeout, SpdkUnavailable
 from foundation.spdk.methods import app
-from tests.spdk.conftest import Spdk, Start
+from tests.spdk.test_client import FakeServer
 
 
 class Proxy(ThreadingHTTPServer):
@@ -60,14 +62,26 @@ class Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-@pytest.fixture
-async def spdk(stand_in: Start) -> Spdk:
-    return await stand_in()
+def answer(request: dict[str, Any], send: Callable[[bytes], None]) -> None:
+    if request["method"] == "spdk_get_version":
+        reply = {"result": {"version": "SPDK v26.05", "fields": {"major": 26, "minor": 5}}}
+    else:
+        reply = {"error": {"code": -19, "message": "No such device"}}
+    send(json.dumps({"jsonrpc": "2.0", "id": request["id"], **reply}).encode() + b"\n")
 
 
 @pytest.fixture
-def proxy(spdk: Spdk) -> Iterator[Proxy]:
-    with Proxy(str(spdk.process.socket), asyncio.get_event_loop_policy().get_event_loop()) as server:
+async def spdk(tmp_path: Path) -> AsyncIterator[FakeServer]:
+    fake = FakeServer(tmp_path / "spdk.sock")
+    fake.answer = answer
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+@pytest.fixture
+def proxy(spdk: FakeServer) -> Iterator[Proxy]:
+    with Proxy(str(spdk.path), asyncio.get_event_loop_policy().get_event_loop()) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server

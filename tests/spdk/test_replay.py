@@ -32,6 +32,8 @@ def left_out(steps: list[dict[str, Any]]) -> frozenset[str]:
     return frozenset(asked - METHODS.keys() - unknown)
 
 
+# A dozen processes one after another: a loaded machine may take longer than the usual minute.
+@pytest.mark.timeout(240)
 async def test_every_recorded_answer_comes_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     head, steps = recording()
     replay = Replay(tmp_path, arguments=FAST, skip=left_out(steps))
