@@ -26,7 +26,7 @@ from tests.node.stage import DEFAULT, DPU, HOST, MODES, Pod, Stage, vf_address, 
 
 ROUNDS, BURST = 12, 32
 VFS, VFIO = 40, 4
-PEER_ADD_MS, PEER_DEL_MS = 236.0, 85.0
+PEER_ADD_MS = 236.0
 IDLE_SECONDS = 10.0
 
 
@@ -196,7 +196,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_mib(pid: int) -> float:
-    """Proportional set size: pages shared with other processes count in part."""
+    """Resident set size."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Rss:"):
             return int(line.split()[1]) / 1024
@@ -230,7 +230,8 @@ async def measure(stage: Stage) -> None:
         floor=PEER_ADD_MS,
         goal={"of": "ratio", "max": 1 / 3},
     )
-    report.add("cni_dpu_hop", value=medians["host"] - medians["default"], unit="ms", goal={"of": "value", "max": 10})
+    # With vfio nothing happens on the host: what it costs above a plain pod is the way to the DPU and back.
+    report.add("cni_dpu_hop", value=medians["vfio"] - medians["default"], unit="ms", goal={"of": "value", "max": 10})
     for mode in ("default", "host"):
         await bursts(stage, floor, mode)
     await idle(stage)

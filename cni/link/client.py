@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -18,7 +19,8 @@ _log = logging.getLogger(__name__)
 
 # The DPU beats every two seconds; two missing beats and it counts as away. One whose process ends is known at once.
 _SILENCE_SECONDS = 5.0
-_ACCEPT_SECONDS = 0.8
+# A DPU that answers others but not yet this call is busy, not away.
+_LONGEST_ACCEPT_SECONDS = 10.0
 _SYNC_SECONDS = 60.0
 _CONNECTING_SECONDS = 0.5
 _BACKOFF = Backoff(0.1, 1.0)
@@ -36,6 +38,7 @@ class LinkClient:
         tls: TlsFiles,
         wanted: Callable[[], Sequence[link_pb2.Attachment]],
         synced: Callable[[link_pb2.SyncResponse], None] = lambda _: None,
+        accept_seconds: float = 0.8,
     ) -> None:
         self.dpu = dpu
         self.target = target
@@ -49,6 +52,8 @@ class LinkClient:
         self._tried = asyncio.Event()
         self._fallen = asyncio.Event()
         self._failures = 0
+        self._accept_seconds = accept_seconds
+        self._heard = 0.0
 
     def problem(self) -> str:
         """Why the DPU cannot plug now; "" when it can."""
@@ -75,24 +80,26 @@ class LinkClient:
         call = self._stub.Plug(request, timeout=deadline + 1.0)
         down = asyncio.ensure_future(self._fallen.wait())
         try:
-            limit: float | None = _ACCEPT_SECONDS
+            accepted = False
             while True:
                 reading = asyncio.ensure_future(call.read())
-                done, _ = await asyncio.wait({reading, down}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-                if reading not in done:
+                if not accepted:
+                    await self._sign_of_life(reading, down)
+                    accepted = True
+                await asyncio.wait({reading, down}, return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
                     reading.cancel()
-                    why = self._reason if done else f"no answer to Plug within {_ACCEPT_SECONDS} s"
-                    raise PeerAway(f"DPU {self.dpu} at {self.target}: {why}")
+                    raise PeerAway(self.problem())
                 event = reading.result()
                 if event is grpc.aio.EOF:
                     raise PeerAway(f"DPU {self.dpu} ended Plug without a result")
                 assert isinstance(event, link_pb2.PlugEvent)
+                self._heard = asyncio.get_running_loop().time()
                 if event.HasField("failure"):
                     raise PlugFailed(event.failure.reason, event.failure.message)
                 progress(event.stage, event.representor)
                 if event.stage == link_pb2.STAGE_FLOWS_INSTALLED:
                     return
-                limit = None
         except grpc.aio.AioRpcError as error:
             raise PeerAway(f"DPU {self.dpu} at {self.target}: {_text(error)}") from error
         finally:
@@ -118,6 +125,20 @@ class LinkClient:
             raise PeerAway(f"DPU {self.dpu} at {self.target}: {_text(error)}") from error
         return answer.attachments
 
+    async def _sign_of_life(self, reading: asyncio.Future[Any], down: asyncio.Future[Any]) -> None:
+        """Returns when `reading` or `down` is done. Raises PeerAway when the DPU has been silent towards everybody."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        while not reading.done() and not down.done():
+            quiet_since = max(started, self._heard)
+            end = min(quiet_since + self._accept_seconds, started + _LONGEST_ACCEPT_SECONDS)
+            if loop.time() >= end:
+                reading.cancel()
+                raise PeerAway(
+                    f"DPU {self.dpu} at {self.target}: no answer to Plug within {loop.time() - started:.1f} s"
+                )
+            await asyncio.wait({reading, down}, timeout=end - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+
     async def _connected(self) -> None:
         """A link just being made is waited for, one known to be down is not."""
         if not self._up.is_set() and not self._tried.is_set():
@@ -138,6 +159,7 @@ class LinkClient:
                 if report is grpc.aio.EOF:
                     raise PeerAway("its cni-node has stopped")
                 assert isinstance(report, link_pb2.HealthReport)
+                self._heard = asyncio.get_running_loop().time()
                 self.cards = frozenset(report.card_serials)
                 if epoch is None:
                     await self._sync()

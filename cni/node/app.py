@@ -137,7 +137,11 @@ class _Assembly:
     def _dpus(self, client: KubeClient) -> Dpus:
         link = self._config.link
         dpus = Dpus(
-            self._config.node_name, tls=self._tls, wanted=self._wanted, synced=lambda: self._keeper.add_unfinished()
+            self._config.node_name,
+            tls=self._tls,
+            wanted=self._wanted,
+            synced=lambda: self._keeper.add_unfinished(),
+            accept_seconds=link.accept_seconds,
         )
         self._daemon.on_stop(dpus.stop)
         if link.peers:

@@ -34,6 +34,8 @@ class LinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Host with several DPUs: {DPU's node name: addresses of its physical functions}; else known by card serial."""
     tls: TlsConfig = TlsConfig()
     """Certificates for both directions."""
+    accept_seconds: Seconds = 0.8
+    """Host: a DPU that gives no sign of life for so long after a request counts as away."""
     host_controller: Annotated[int, msgspec.Meta(ge=0)] = 1
     """DPU: controller index by which its representors name the host's functions."""
 

@@ -51,11 +51,13 @@ class Dpus:
         tls: TlsFiles,
         wanted: Callable[[str], Sequence[link_pb2.Attachment]],
         synced: Callable[[], None],
+        accept_seconds: float,
     ) -> None:
         self._host = host
         self._tls = tls
         self._wanted = wanted
         self._synced = synced
+        self._accept_seconds = accept_seconds
         self._clients: dict[str, LinkClient] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended: set[asyncio.Task[None]] = set()
@@ -112,6 +114,7 @@ class Dpus:
             tls=self._tls,
             wanted=lambda: self._wanted(node),
             synced=lambda _: self._synced(),
+            accept_seconds=self._accept_seconds,
         )
         self._clients[node] = client
         self._tasks[node] = asyncio.create_task(client.run(), name=f"link to {node}")

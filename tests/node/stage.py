@@ -212,7 +212,7 @@ class Stage:
             "flows_seconds": 20.0,
             "representor_seconds": 1.0,
             "unplug_seconds": 10.0,
-            "link": {"tls": tls, "listen": "127.0.0.1:0", "advertise": ""},
+            "link": {"tls": tls, "accept_seconds": 10.0, "listen": "127.0.0.1:0", "advertise": ""},
         }
         if node != HOST:
             chassis = self.network.chassis[node]
