@@ -138,7 +138,8 @@ class Connection(asyncio.Protocol):
         if self.outgoing and self.transport is not None and not self.gone:
             self.transport.write(b"".join(self.outgoing))
             self.outgoing.clear()
-        if self.half_closed and not self.received and self.transport is not None:
+        if self.half_closed and self.transport is not None:
+            # What is under way still happens, and half a request never will: neither gets an answer.
             self.transport.close()
 
     def drop(self) -> None:

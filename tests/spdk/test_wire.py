@@ -169,6 +169,17 @@ async def test_a_request_is_carried_out_although_its_sender_has_gone(start: Star
     assert await spdk.call("bdev_get_bdevs", name="orphan", timeout=5000)
 
 
+async def test_after_a_half_close_only_what_is_ready_comes(start: Start) -> None:
+    spdk = await start()
+    reader, writer = await asyncio.open_unix_connection(str(spdk.process.socket))
+    writer.write((request(1, "spdk_get_version") + request(2, "bdev_get_bdevs", name="no", timeout=300) + "{").encode())
+    writer.write_eof()
+    async with asyncio.timeout(20):
+        replies = await reader.read()
+    writer.close()
+    assert [json.loads(line)["id"] for line in replies.splitlines()] == [1]
+
+
 async def test_sixty_four_connections_are_served_and_the_next_one_waits(start: Start) -> None:
     spdk = await start()
     path = str(spdk.process.socket)
