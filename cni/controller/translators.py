@@ -15,6 +15,7 @@ from cni.controller.model.network import Network, Wish
 from cni.controller.model.pod import Pod
 from cni.controller.model.selector import PodSelector
 from cni.controller.rows import EMPTY, Owner, State
+from cni.controller.selection import Selection
 from cni.controller.translate import admin_policy as admin_rows
 from cni.controller.translate import gateway as gateway_rows
 from cni.controller.translate import namespace as namespace_rows
@@ -67,6 +68,7 @@ class Translators:
             "pod": self.pod,
             "selector": self.selector,
             "networkpolicy": self.networkpolicy,
+            "multinetworkpolicy": self.multinetworkpolicy,
             "adminnetworkpolicy": self.adminnetworkpolicy,
             "baselineadminnetworkpolicy": self.baselineadminnetworkpolicy,
             "service": self.service,
@@ -144,6 +146,18 @@ class Translators:
             raise policy
         return policy_rows.translate(policy, numbers=self._numbers, logging=self._world.logging_of(policy.namespace))
 
+    def multinetworkpolicy(self, key: str) -> State:
+        policies = self._world.multi_policies.get(key)
+        if policies is None:
+            return EMPTY
+        if isinstance(policies, Refused):
+            raise policies
+        state = EMPTY
+        for each in policies:
+            logging = self._world.logging_of(each.namespace)
+            state = _joined(state, policy_rows.translate(each, numbers=self._numbers, logging=logging))
+        return state
+
     def adminnetworkpolicy(self, name: str) -> State:
         refused = self._world.admin_refused.get(name)
         if refused is not None:
@@ -194,9 +208,7 @@ class Translators:
             return EMPTY
         assignment = self._assign(pod)
         chassis = self._world.chassis_of(pod.node)
-        state = pod_rows.translate(
-            pod, assignment=assignment, chassis=chassis, selections=self._world.selections.of_pod(key)
-        )
+        state = pod_rows.translate(pod, assignment=assignment, chassis=chassis, selections=self._selections(key, ""))
         attachments = {
             pod_rows.DEFAULT: Attachment(
                 ips=assignment.ips,
@@ -219,6 +231,9 @@ class Translators:
             raise type(problem)(str(problem), waits_for=problem.waits_for, instead=state)
         return state
 
+    def _selections(self, key: str, network: str) -> list[Selection]:
+        return [each for each in self._world.selections.of_pod(key) if each.selector.network == network]
+
     def _secondary(self, pod: Pod, wish: Wish, chassis: str) -> tuple[State, Attachment]:
         networks = self._world.networks
         network = networks.network_of(wish)
@@ -234,7 +249,14 @@ class Translators:
             hops = {ipaddress.ip_address(each).version: each for each in gateways}
             routes = tuple(Route(str(whole), hops[whole.version]) for whole in network.subnets)
             gateways = ()
-        state = pod_rows.secondary(pod, wish, network, assignment=assignment, chassis=chassis)
+        state = pod_rows.secondary(
+            pod,
+            wish,
+            network,
+            assignment=assignment,
+            chassis=chassis,
+            selections=self._selections(pod.key, wish.network),
+        )
         name = network_rows.port_name(pod.namespace, pod.name, wish.network, wish.index)
         mtu = self._network_mtu(network)
         return state, Attachment(assignment.ips, assignment.mac, gateways, routes, mtu, name)

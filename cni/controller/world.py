@@ -18,15 +18,17 @@ from cni.controller.model.namespace import NOT_LOGGED, Logging, Namespace
 from cni.controller.model.node import Node
 from cni.controller.model.pod import Pod
 from cni.controller.model.policy import NodePeer, Policy
+from cni.controller.model.selector import PodSelector
 from cni.controller.model.service import Service
 from cni.controller.networks import Networks
 from cni.controller.rows import Owner
-from cni.controller.selection import Selections
+from cni.controller.selection import Role, Selections
 from cni.controller.translate import match
 from cni.controller.translate import namespace as namespace_rows
 from cni.controller.translate.names import (
     admin_policy_owner,
     baseline_policy_owner,
+    multi_policy_owner,
     namespace_owner,
     node_owner,
     pod_owner,
@@ -59,6 +61,7 @@ class World:
         self.admin_policies: dict[str, AdminPolicy] = {}
         self.admin_refused: dict[str, Refused] = {}
         self.baseline_policies: dict[str, AdminPolicy | Refused] = {}
+        self.multi_policies: dict[str, tuple[Policy, ...] | Refused] = {}
         self.selections = Selections()
         self.networks = Networks(on_change=on_change)
         self.services: dict[str, Service | Refused] = {}
@@ -316,6 +319,17 @@ class World:
     def slices_of(self, service: str) -> Iterable[Slice]:
         """The endpoint slices of a service."""
         return self._slices_of.get(service, {}).values()
+
+    def put_multi_policy(self, key: str, policies: tuple[Policy, ...] | Refused | None) -> Touched:
+        """A MultiNetworkPolicy (one policy a network) that came, changed (or went: None), or one that cannot be."""
+        self.multi_policies.pop(key, None)
+        if policies is not None:
+            self.multi_policies[key] = policies
+        uses: dict[PodSelector, frozenset[Role]] = {}
+        for each in policies if isinstance(policies, tuple) else ():
+            uses |= match.uses(each.rules(), each.subject)
+        owner = multi_policy_owner(key)
+        return {**self.selections.use(owner, uses), owner: None}
 
     def put_admin_policy(self, name: str, policy: AdminPolicy | Refused | None) -> Touched:
         """An AdminNetworkPolicy that came, changed (or went: None), or one that cannot be (Refused)."""

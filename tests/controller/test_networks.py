@@ -262,3 +262,36 @@ async def test_a_claims_addresses_are_kept_over_a_restart(stage: Stage) -> None:
     await stage.settle()
     assert stage.problems[Owner("pod", "ns/thief")].reason == "AddressConflict"
     assert stage.annotations["ns/vm"]["ns/blue"]["ips"] == ["10.100.0.9/24"]
+
+
+async def test_a_policy_binds_only_the_networks_it_is_for() -> None:
+    """By real OVN: what MultiNetworkPolicy refuses on one network passes on the other, and on the default one."""
+    async with Tracer() as tracer, Stage(tracer.central.nb) as stage:
+        stage.put("node", node("n1", "10.1.0.0/24"))
+        for name, subnet in (("blue", "10.100.0.0/24"), ("red", "10.101.0.0/24")):
+            stage.put("network", nad(name, subnets=subnet))
+        for name in "abc":
+            stage.put("pod", pod(name, labels={"app": name}, annotations=asking("blue,red")))
+        spec = {
+            "podSelector": {"matchLabels": {"app": "a"}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "b"}}}], "ports": [{"port": 80}]}],
+        }
+        metadata = {"name": "p", "namespace": "ns", "annotations": {"k8s.v1.cni.cncf.io/policy-for": "blue"}}
+        stage.put("multinetworkpolicy", {"metadata": metadata, "spec": spec})
+        await stage.settle()
+        await tracer.synchronise()
+
+        def side(name: str, network: str) -> Endpoint:
+            entry = stage.annotations[f"ns/{name}"][f"ns/{network}" if network else "default"]
+            port = f"ns.{network}_ns_{name}" if network else f"ns_{name}"
+            return Endpoint(port, network, entry["mac"], entry["ips"][0].partition("/")[0], "")
+
+        questions = [("b", "blue", 80), ("b", "blue", 81), ("c", "blue", 80), ("c", "red", 80), ("c", "", 80)]
+        verdicts = await tracer.reaches([(side(who, on), side("a", on), "TCP", port) for who, on, port in questions])
+        assert verdicts == [True, False, False, True, True]
+        metadata["annotations"] = {}
+        stage.put("multinetworkpolicy", {"metadata": metadata, "spec": spec})
+        await stage.settle()
+        assert "names no network" in str(stage.problems[Owner("multinetworkpolicy", "ns/p")])
+        assert not list(stage.rows("ACL"))

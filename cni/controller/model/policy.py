@@ -9,10 +9,11 @@ from typing import Literal
 
 from cni.controller.errors import InvalidPolicy
 from cni.controller.model.selector import PodSelector, pod_selector
-from foundation.kube.models import networking
-from foundation.kube.models.meta import LabelSelector
+from foundation.kube.models import cncf, networking
+from foundation.kube.models.meta import LabelSelector, ObjectMeta
 
 PROTOCOLS = ("TCP", "UDP", "SCTP")
+POLICY_FOR = "k8s.v1.cni.cncf.io/policy-for"
 EVERYTHING = LabelSelector()
 
 
@@ -106,15 +107,15 @@ def ports(protocol: str | None, port: int | str | None, end_port: int | None) ->
     return Ports(protocol, port, last)
 
 
-def _peer(namespace: str, peer: networking.NetworkPolicyPeer) -> PodSelector | Block:
+def _peer(namespace: str, peer: networking.NetworkPolicyPeer, network: str) -> PodSelector | Block:
     if peer.ip_block is not None:
         if peer.pod_selector is not None or peer.namespace_selector is not None:
             raise InvalidPolicy("a peer has both an ipBlock and a selector")
         return block(peer.ip_block.cidr, peer.ip_block.except_ or ())
     if peer.namespace_selector is not None:
-        return pod_selector(namespaces=peer.namespace_selector, pods=peer.pod_selector or EVERYTHING)
+        return pod_selector(namespaces=peer.namespace_selector, pods=peer.pod_selector or EVERYTHING, network=network)
     if peer.pod_selector is not None:
-        return pod_selector(namespace=namespace, pods=peer.pod_selector)
+        return pod_selector(namespace=namespace, pods=peer.pod_selector, network=network)
     raise InvalidPolicy("a peer has neither an ipBlock nor a selector")
 
 
@@ -122,16 +123,32 @@ def _rule(
     namespace: str,
     peers: Sequence[networking.NetworkPolicyPeer] | None,
     numbers: Sequence[networking.NetworkPolicyPort] | None,
+    network: str,
 ) -> Rule:
     return Rule(
-        peers=tuple(_peer(namespace, peer) for peer in peers) if peers else None,
+        peers=tuple(_peer(namespace, peer, network) for peer in peers) if peers else None,
         ports=tuple(ports(each.protocol, each.port, each.end_port) for each in numbers) if numbers else None,
     )
 
 
 def parse(policy: networking.NetworkPolicy) -> Policy:
     """From the API's object (networking.k8s.io/v1 NetworkPolicySpec). Raises InvalidPolicy."""
-    spec, namespace = policy.spec, policy.metadata.namespace
+    return _policy(policy.metadata, policy.spec, network="")
+
+
+def parse_multi(policy: cncf.MultiNetworkPolicy) -> tuple[Policy, ...]:
+    """One for each network that annotation policy-for names. Raises InvalidPolicy."""
+    text = policy.metadata.annotations.get(POLICY_FOR, "")
+    namespace = policy.metadata.namespace
+    names = [each.strip() for each in text.split(",") if each.strip()]
+    keys = [each if "/" in each else f"{namespace}/{each}" for each in names]
+    if not keys:
+        raise InvalidPolicy(f"annotation {POLICY_FOR} names no network")
+    return tuple(_policy(policy.metadata, policy.spec, network=key) for key in dict.fromkeys(keys))
+
+
+def _policy(metadata: ObjectMeta, spec: networking.NetworkPolicySpec, *, network: str) -> Policy:
+    namespace = metadata.namespace
     types = spec.policy_types
     if types is None:
         types = ("Ingress", "Egress") if spec.egress else ("Ingress",)
@@ -140,12 +157,12 @@ def parse(policy: networking.NetworkPolicy) -> Policy:
             raise InvalidPolicy(f"policyType {each!r} is neither Ingress nor Egress")
     return Policy(
         namespace=namespace,
-        name=policy.metadata.name,
-        subject=pod_selector(namespace=namespace, pods=spec.pod_selector),
-        ingress=tuple(_rule(namespace, rule.from_, rule.ports) for rule in spec.ingress or ())
+        name=metadata.name,
+        subject=pod_selector(namespace=namespace, pods=spec.pod_selector, network=network),
+        ingress=tuple(_rule(namespace, rule.from_, rule.ports, network) for rule in spec.ingress or ())
         if "Ingress" in types
         else None,
-        egress=tuple(_rule(namespace, rule.to, rule.ports) for rule in spec.egress or ())
+        egress=tuple(_rule(namespace, rule.to, rule.ports, network) for rule in spec.egress or ())
         if "Egress" in types
         else None,
     )

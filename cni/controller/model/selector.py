@@ -32,6 +32,8 @@ class PodSelector:
     namespaces: LabelSelector | None
     pods: LabelSelector
     id: str
+    network: str = ""
+    """Key of a secondary network whose ports and addresses are meant; empty: the default network's."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PodSelector) and self.id == other.id
@@ -50,15 +52,19 @@ class PodSelector:
         return matches(self.pods, labels)
 
 
-def pod_selector(*, namespace: str = "", namespaces: LabelSelector | None = None, pods: LabelSelector) -> PodSelector:
+def pod_selector(
+    *, namespace: str = "", namespaces: LabelSelector | None = None, pods: LabelSelector, network: str = ""
+) -> PodSelector:
     """Give `namespace`, or `namespaces` to choose by labels. Raises InvalidPolicy for a selector without meaning."""
     try:
         validate(namespaces)
         validate(pods)
     except InvalidSelector as error:
         raise InvalidPolicy(str(error)) from None
-    text = json.dumps([namespace, _canonical(namespaces), _canonical(pods)])
-    return PodSelector(namespace, namespaces, pods, short_hash(text))
+    text = json.dumps([namespace, _canonical(namespaces), _canonical(pods), network])
+    return PodSelector(namespace, namespaces, pods, short_hash(text), network)
 
 
-EVERY_POD = pod_selector(namespaces=LabelSelector(), pods=LabelSelector())
+def every_pod(network: str = "") -> PodSelector:
+    """All pods on a network."""
+    return pod_selector(namespaces=LabelSelector(), pods=LabelSelector(), network=network)

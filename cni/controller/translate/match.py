@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from cni.controller.model.policy import Block, NodePeer, Ports, Rule
-from cni.controller.model.selector import EVERY_POD, PodSelector
+from cni.controller.model.selector import PodSelector, every_pod
 from cni.controller.rows import RowId
 from cni.controller.selection import ADDRESSES, PORTS, Role
 from cni.controller.translate import selector as groups
@@ -156,16 +156,16 @@ def _named(
         return
     role = Role(ADDRESSES.kind, port.name, port.protocol)
     ours = side(direction, subject_selector, PORTS, 0)
-    for selector in _selectors(rule):
+    for selector in _selectors(rule, subject_selector.network):
         for number in numbers(selector, port.name, port.protocol):
             terms = (ours, peers(direction, [selector], role, number), term.port(word, [number]))
             yield terms, groups.port_group(subject_selector.id)
 
 
-def _selectors(rule: Rule) -> list[PodSelector]:
+def _selectors(rule: Rule, network: str) -> list[PodSelector]:
     """The peers in which a port name can have a meaning: only pods have named ports."""
     if rule.peers is None:
-        return [EVERY_POD]
+        return [every_pod(network)]
     return [each for each in rule.peers if isinstance(each, PodSelector)]
 
 
@@ -180,7 +180,7 @@ def uses(
             for selector in (each for each in rule.peers or () if isinstance(each, PodSelector)):
                 needed.setdefault(selector, set()).add(ADDRESSES)
             if direction == "egress" and names:
-                for selector in _selectors(rule):
+                for selector in _selectors(rule, subject_selector.network):
                     roles = needed.setdefault(selector, set())
                     roles |= {Role(ADDRESSES.kind, each.name, each.protocol) for each in names}
             if direction == "ingress":

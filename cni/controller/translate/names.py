@@ -44,6 +44,11 @@ def policy_owner(key: str) -> Owner:
     return Owner("networkpolicy", key)
 
 
+def multi_policy_owner(key: str) -> Owner:
+    """The owner of a MultiNetworkPolicy's rows; `key` is namespace/name."""
+    return Owner("multinetworkpolicy", key)
+
+
 def admin_policy_owner(name: str) -> Owner:
     """The owner of an AdminNetworkPolicy's rows."""
     return Owner("adminnetworkpolicy", name)

@@ -47,7 +47,15 @@ def translate(pod: Pod, *, assignment: Assignment, chassis: str, selections: Ite
     return State((row,), (Member(node_switch(pod.node), "ports", port), *members))
 
 
-def secondary(pod: Pod, wish: Wish, network: Network, *, assignment: Assignment, chassis: str) -> State:
+def secondary(
+    pod: Pod,
+    wish: Wish,
+    network: Network,
+    *,
+    assignment: Assignment,
+    chassis: str,
+    selections: Iterable[Selection] = (),
+) -> State:
     """Rows of one attachment to a secondary network. Without addresses the port takes any, from its MAC only."""
     port = pod_port(pod.key, wish.key)
     ips = tuple(ip.partition("/")[0] for ip in assignment.ips)
@@ -65,7 +73,8 @@ def secondary(pod: Pod, wish: Wish, network: Network, *, assignment: Assignment,
     if network.topology != "layer3":
         families = {each.version for each in network.subnets}
         columns |= {f"dhcpv{family}_options": network_rows.dhcp(network.key, family) for family in families}
-    return State((Row(port, columns),), (Member(network_rows.switch(network, pod.node), "ports", port),))
+    members = groups.memberships(selections, pod, port, ips)
+    return State((Row(port, columns),), (Member(network_rows.switch(network, pod.node), "ports", port), *members))
 
 
 def limits(pod: Pod, rates: Mapping[str, int]) -> State:

@@ -20,8 +20,9 @@ ALLOW_PRIORITY = 1001
 
 
 def translate(policy: Policy, *, numbers: Numbers, logging: Logging) -> State:
-    """The ACLs of a policy, each a member of the subject's port group."""
+    """The ACLs of a policy, each a member of the subject's port group; for one network of a MultiNetworkPolicy too."""
     key = f"{policy.namespace}/{policy.name}"
+    network = policy.subject.network
     group = groups.port_group(policy.subject.id)
     ours = groups.name(group)
     rows: list[Row] = []
@@ -30,7 +31,7 @@ def translate(policy: Policy, *, numbers: Numbers, logging: Logging) -> State:
         holders.append(group)
         rows.append(
             acl(
-                _row(key, f"{direction}.deny"),
+                _row(key, network, f"{direction}.deny"),
                 direction,
                 priority=DENY_PRIORITY,
                 match=f"{match.subject(direction, ours)} && ip",
@@ -45,7 +46,7 @@ def translate(policy: Policy, *, numbers: Numbers, logging: Logging) -> State:
                 holders.append(holder)
                 rows.append(
                     acl(
-                        _row(key, f"{direction}.{index}.{number}"),
+                        _row(key, network, f"{direction}.{index}.{number}"),
                         direction,
                         priority=ALLOW_PRIORITY,
                         match=text,
@@ -57,5 +58,7 @@ def translate(policy: Policy, *, numbers: Numbers, logging: Logging) -> State:
     return State(tuple(rows), tuple(Member(holder, "acls", row.id) for holder, row in zip(holders, rows, strict=True)))
 
 
-def _row(key: str, part: str) -> RowId:
+def _row(key: str, network: str, part: str) -> RowId:
+    if network:
+        return RowId("ACL", "multinetworkpolicy", key, f"{network} {part}")
     return RowId("ACL", "networkpolicy", key, part)
