@@ -7,6 +7,7 @@ exactly what to send would need: the four calls of an attachment one after anoth
 import asyncio
 import itertools
 import logging
+import socket
 import statistics
 import sys
 import tempfile
@@ -278,8 +279,14 @@ async def ready(bench: Bench) -> None:
                 return
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 async def run(directory: Path) -> None:
-    bench = Bench(directory, 24420)
+    bench = Bench(directory, free_port())
     authority = Authority(directory / "pki")
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(bench.target)

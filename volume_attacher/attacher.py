@@ -383,18 +383,13 @@ class Attacher:
 
     def _fresh_view(self, record: Record, attachment: Attachment) -> pb.Attachment:
         """As `_show` after the next look will have it, without waiting for that."""
-        result = views.attachment(
-            record, self._actual or Actual(), shared_nqn=self._nqn_of(record), size=attachment.size
+        result = views.fresh(
+            record,
+            self._actual or Actual(),
+            shared_nqn=self._nqn_of(record),
+            size=attachment.size,
+            unopened=attachment.unopened,
         )
-        result.state, result.reason = pb.ATTACHMENT_STATE_ATTACHED, ""
-        if not result.paths:
-            result.paths.extend(
-                pb.PathState(path=views.path(portal), connected=portal not in attachment.unopened)
-                for portal in record.specification.remote.portals
-            )
-        if attachment.unopened:
-            result.state = pb.ATTACHMENT_STATE_DEGRADED
-            result.reason = f"no path over {', '.join(str(portal) for portal in attachment.unopened)}"
         self.board.publish(result)
         return result
 

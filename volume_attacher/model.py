@@ -100,6 +100,10 @@ class Secrets(msgspec.Struct, frozen=True):
     def __bool__(self) -> bool:
         return self != Secrets()
 
+    def values(self) -> list[str]:
+        """Those that are set, for redaction."""
+        return [value for value in msgspec.structs.astuple(self) if value]
+
 
 class Place(msgspec.Struct, frozen=True, order=True):
     """The function on which the host sees the volume."""

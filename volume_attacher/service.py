@@ -7,6 +7,7 @@ import grpc.aio
 
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
 from dpu_offload_stubs.attacher.v1 import attacher_pb2_grpc
+from foundation.daemon import logs
 from volume_attacher import request as reading
 from volume_attacher import views
 from volume_attacher.attacher import Attacher
@@ -33,6 +34,8 @@ class VolumeAttacherService(attacher_pb2_grpc.VolumeAttacherServicer):
     async def Attach(self, request: pb.AttachRequest, context: Context) -> pb.Attachment:
         wanted = reading.specification(request, self._default_policy)
         secrets = reading.secrets(request)
+        for value in secrets.values():
+            logs.secret(value)
         return await self._attacher.attach(wanted, secrets, deadline=_remaining(context))
 
     async def Detach(self, request: pb.DetachRequest, context: Context) -> pb.DetachResponse:

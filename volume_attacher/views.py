@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
@@ -34,6 +35,21 @@ def attachment(
             for way in sorted(parts.ways, key=lambda way: way.portal)
         ],
     )
+
+
+def fresh(record: Record, actual: Actual, *, shared_nqn: str, size: int, unopened: Collection[Portal]) -> pb.Attachment:
+    """An attachment that was made just now: `actual` is older than that, `unopened` are portals without a path."""
+    result = attachment(record, actual, shared_nqn=shared_nqn, size=size)
+    result.state, result.reason = pb.ATTACHMENT_STATE_ATTACHED, ""
+    if not result.paths:
+        result.paths.extend(
+            pb.PathState(path=path(portal), connected=portal not in unopened)
+            for portal in record.specification.remote.portals
+        )
+    if unopened:
+        result.state = pb.ATTACHMENT_STATE_DEGRADED
+        result.reason = f"no path over {', '.join(str(portal) for portal in unopened)}"
+    return result
 
 
 def _state(
