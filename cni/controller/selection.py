@@ -75,6 +75,10 @@ class Selections:
         """The selections that have chosen a pod."""
         return self._of_pod.get(key, {}).values()
 
+    def pods_of(self, namespace: str) -> Iterable[str]:
+        """The keys of a namespace's pods that have ports."""
+        return self._pods_of.get(namespace, ())
+
     def labels_of(self, namespace: str) -> Mapping[str, str] | None:
         """A namespace's labels; None when it is unknown."""
         return self._labels.get(namespace)

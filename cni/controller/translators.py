@@ -17,6 +17,7 @@ from cni.controller.model.selector import PodSelector
 from cni.controller.rows import EMPTY, Owner, State
 from cni.controller.selection import Selection
 from cni.controller.translate import admin_policy as admin_rows
+from cni.controller.translate import egress as egress_rows
 from cni.controller.translate import gateway as gateway_rows
 from cni.controller.translate import namespace as namespace_rows
 from cni.controller.translate import network as network_rows
@@ -25,6 +26,7 @@ from cni.controller.translate import pod as pod_rows
 from cni.controller.translate import policy as policy_rows
 from cni.controller.translate import selector as selector_rows
 from cni.controller.translate import service as service_rows
+from cni.controller.translate.egress import gateway_for
 from cni.controller.world import World
 
 PHYSICAL_MTU = 1500
@@ -130,9 +132,29 @@ class Translators:
         namespace = self._world.namespaces.get(name)
         if namespace is None:
             return EMPTY
-        if namespace.fault:
-            raise InvalidNamespaceAnnotation(namespace.fault)
-        return namespace_rows.translate(namespace)
+        state = namespace_rows.translate(namespace)
+        gateways = self._world.gateways()
+        lost = [each for each in namespace.egress if gateway_for(ipaddress.ip_address(each), gateways) is None]
+        if namespace.fault or lost:
+            fault = namespace.fault or f"no gateway is in the network of egress address {', '.join(lost)}"
+            raise InvalidNamespaceAnnotation(fault, instead=state)
+        return state
+
+    def _egress(self, pod: Pod, assignment: Assignment) -> State:
+        namespace = self._world.namespaces.get(pod.namespace)
+        state = EMPTY
+        if namespace is None or not namespace.egress or not self._ranges:
+            return state
+        gateways = self._world.gateways()
+        for outside in egress_rows.choose(pod.key, [ipaddress.ip_address(each) for each in namespace.egress]):
+            node = gateway_for(outside, gateways)
+            ip = next((each for each in _bare(assignment.ips) if (":" in each) == (outside.version == 6)), None)
+            if node is None or ip is None:
+                continue
+            hop = next(each for each in self._world.join_of(node) if each.version == outside.version)
+            more = egress_rows.translate(pod.key, ip, outside, node=node, hop=hop, ranges=self._ranges)
+            state = _joined(state, more)
+        return state
 
     def selector(self, selector_id: str) -> State:
         selection = self._world.selections.by_id(selector_id)
@@ -219,6 +241,7 @@ class Translators:
         }
         problem: Refused | None = None
         try:
+            state = _joined(state, self._egress(pod, assignment))
             state = _joined(state, pod_rows.limits(pod, pod.bandwidth()))
             for wish in self._world.networks.wishes_of(pod):
                 more, attachment = self._secondary(pod, wish, chassis)
@@ -272,3 +295,7 @@ class Translators:
 
 def _joined(first: State, second: State) -> State:
     return State((*first.rows, *second.rows), (*first.members, *second.members))
+
+
+def _bare(ips: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(ip.partition("/")[0] for ip in ips)

@@ -95,6 +95,8 @@ class World:
         touched.update(dict.fromkeys(self._renew_service_node(name, node)))
         if node is None:
             touched.update(self.networks.drop_node(name))
+        if (old.gateway if old else None) != (node.gateway if node else None):
+            touched.update(self._egress_touched())
         if old is None or node is None or old.labels != node.labels or old.addresses != node.addresses:
             touched.update(dict.fromkeys(map(admin_policy_owner, self.admin_policies)))
             touched.update(dict.fromkeys(map(baseline_policy_owner, self.baseline_policies)))
@@ -139,6 +141,19 @@ class World:
     def gateways_of(self, name: str) -> tuple[str, ...]:
         """The router's addresses on a node's switch."""
         return self._gateways.get(name, ())
+
+    def gateways(self) -> dict[str, Gateway]:
+        """The nodes with a usable gateway."""
+        return {name: each.gateway for name, each in self.nodes.items() if isinstance(each.gateway, Gateway)}
+
+    def _egress_touched(self) -> dict[Owner, None]:
+        """When gateways come or go, others may have to take over namespaces' addresses."""
+        touched: dict[Owner, None] = {}
+        for name, each in self.namespaces.items():
+            if each.egress:
+                touched[namespace_owner(name)] = None
+                touched |= dict.fromkeys(map(pod_owner, self.selections.pods_of(name)))
+        return touched
 
     def join_of(self, name: str) -> tuple[IPAddress, ...]:
         """The inner addresses of a node's gateway router."""
@@ -267,6 +282,8 @@ class World:
         touched = self.selections.put_namespace(name, None if namespace is None else namespace.labels)
         touched |= self.selections.use(owner, namespace_rows.uses(namespace) if namespace is not None else {})
         touched[owner] = None
+        if (old.egress if old else ()) != (namespace.egress if namespace else ()):
+            touched |= dict.fromkeys(map(pod_owner, self.selections.pods_of(name)))
         if self._logging(old) != self._logging(namespace):
             touched |= dict.fromkeys(map(policy_owner, self._policies_of.get(name, ())))
         return touched | self._policing()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import shutil
@@ -25,6 +26,13 @@ SCHEMA = "/usr/share/ovn/ovn-nb.ovsschema"
 _uids = itertools.count(1)
 
 
+@functools.cache
+def _empty_database() -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        subprocess.run(["ovsdb-tool", "create", f"{directory}/db", SCHEMA], check=True)
+        return Path(f"{directory}/db").read_bytes()
+
+
 class Northbound:
     """An ovsdb-server with an empty northbound database."""
 
@@ -32,7 +40,7 @@ class Northbound:
         # Not pytest's tmp_path: a unix socket's path has 108 bytes at most.
         self.directory = Path(tempfile.mkdtemp(prefix="nb", dir="/tmp"))
         self.remote = f"unix:{self.directory}/s"
-        subprocess.run(["ovsdb-tool", "create", self.directory / "db", SCHEMA], check=True)
+        (self.directory / "db").write_bytes(_empty_database())
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cni.controller.model.annotations import GATEWAY, ISOLATION, POD_NETWORKS
+from cni.controller.model.annotations import EGRESS_IPS, GATEWAY, ISOLATION, POD_NETWORKS
+from cni.controller.model.network import SELECTION
 from cni.controller.rows.tables import TABLES, identify
 from tests.controller.stage import Northbound, Stage, node, pod
 
@@ -41,6 +42,17 @@ def _slice(name: str, service: str, *addresses: str) -> Json:
 
 def _policy(name: str, **spec: Any) -> Json:
     return {"metadata": {"name": name, "namespace": "x"}, "spec": {"podSelector": {}, **spec}}
+
+
+def _network(subnets: str) -> Json:
+    config = json.dumps({"type": "dpu-offload", "topology": "layer2", "subnets": subnets})
+    return {"metadata": {"name": "blue", "namespace": "x"}, "spec": {"config": config}}
+
+
+def _admin(action: str) -> Json:
+    every = {"namespaces": {"matchLabels": {"team": "a"}}}
+    rules = [{"action": "Pass", "from": [every]}, {"action": action, "from": [{"namespaces": {}}]}]
+    return {"metadata": {"name": "admin"}, "spec": {"priority": 5, "subject": {"namespaces": {}}, "ingress": rules}}
 
 
 def _namespace(name: str, annotations: Json | None = None, **labels: str) -> Json:
@@ -90,6 +102,11 @@ def lives() -> list[list[Step]]:
             ("networkpolicy", "x/in", _policy("in", ingress=[peers])),
             ("networkpolicy", "x/in", _policy("in", ingress=[peers, {}])),
         ],
+        life("network", "x/blue", _network("10.100.0.0/16"), _network("10.101.0.0/16")),
+        life("pod", "x/g", pod("g", namespace="x", uid="g1", annotations={SELECTION: "blue"})),
+        life("namespace", "z", _namespace("z"), _namespace("z", {EGRESS_IPS: '["192.0.2.200"]'})),
+        life("pod", "z/h", pod("h", namespace="z", on="n2", uid="h1")),
+        life("adminnetworkpolicy", "admin", _admin("Allow"), _admin("Deny")),
         [("networkpolicy", "x/out", _policy("out", policyTypes=["Egress"], egress=[by_role]))],
         [("networkpolicy", "x/gone", _policy("gone")), ("networkpolicy", "x/gone", None)],
         [
@@ -143,7 +160,7 @@ class Play:
         for key, networks in stage.annotations.items():
             obj = self.objects.get(("pod", key))
             if obj is not None and self.source.random() < 0.5:
-                obj["metadata"]["annotations"] = {POD_NETWORKS: json.dumps(networks)}
+                obj["metadata"]["annotations"] |= {POD_NETWORKS: json.dumps(networks)}
 
     async def run(self) -> dict[str, Any]:
         steps = list(shuffled(self.source))

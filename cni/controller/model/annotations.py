@@ -19,6 +19,9 @@ HOST_NODE = f"{GROUP}/host-node"
 ACL_LOGGING = f"{GROUP}/acl-logging"
 """On a namespace: {"deny": "alert", "allow": "notice"}, severities with which its policies' verdicts are logged."""
 
+EGRESS_IPS = f"{GROUP}/egress-ips"
+"""On a namespace: ["192.0.2.200"], its pods' addresses outside; each must lie in the network of some gateway."""
+
 ISOLATION = f"{GROUP}/isolation"
 """On a namespace: "true" lets only pods of the same namespace in, as far as no policy lets in more."""
 

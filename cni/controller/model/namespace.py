@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
-from cni.controller.model.annotations import ACL_LOGGING, ISOLATION
+from cni.controller.model.annotations import ACL_LOGGING, EGRESS_IPS, ISOLATION
 from foundation.kube.models import core
 
 SEVERITIES = ("alert", "warning", "notice", "info", "debug")
@@ -21,6 +22,7 @@ class Logging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 NOT_LOGGED = Logging()
+_ADDRESSES = msgspec.json.Decoder(tuple[str, ...])
 _LOGGING = msgspec.json.Decoder(Logging)
 
 
@@ -33,6 +35,8 @@ class Namespace:
     logging: Logging = NOT_LOGGED
     isolated: bool = False
     fault: str = ""
+    egress: tuple[str, ...] = ()
+    """Addresses that its pods have outside of the cluster."""
 
 
 def parse(namespace: core.Namespace) -> Namespace:
@@ -49,6 +53,13 @@ def parse(namespace: core.Namespace) -> Namespace:
         except (msgspec.DecodeError, ValueError) as error:
             logging = NOT_LOGGED
             fault = f'annotation {ACL_LOGGING} is not of the form {{"deny": "alert", "allow": "notice"}}: {error}'
+    egress: tuple[str, ...] = ()
+    text = annotations.get(EGRESS_IPS)
+    if text is not None:
+        try:
+            egress = tuple(str(ipaddress.ip_address(each)) for each in _ADDRESSES.decode(text))
+        except (msgspec.DecodeError, ValueError) as error:
+            fault = f'annotation {EGRESS_IPS} is not of the form ["192.0.2.200"]: {error}'
     isolation = annotations.get(ISOLATION, "false")
     if isolation not in ("true", "false"):
         fault = f'annotation {ISOLATION} is {isolation!r}, but must be "true" or "false"'
@@ -58,4 +69,5 @@ def parse(namespace: core.Namespace) -> Namespace:
         logging=logging,
         isolated=isolation == "true",
         fault=fault,
+        egress=egress,
     )
