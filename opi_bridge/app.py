@@ -70,7 +70,8 @@ async def start(config: OpiBridgeConfig, daemon: Daemon) -> None:
             raise ConfigurationError("`listen` needs `tls`: the API is not served in clear text")
         listen_tls(server, config.listen, TlsFiles(config.tls.ca, config.tls.certificate, config.tls.key))
     await server.start()
-    daemon.on_stop(lambda: server.stop(grace=2.0))
+    # Streams of events never end by themselves, and all calls may be repeated.
+    daemon.on_stop(lambda: server.stop(grace=0.3))
     daemon.spawn(session.run(), name="session")
     daemon.spawn(monitor.run(), name="monitor")
 

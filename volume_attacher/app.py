@@ -50,7 +50,9 @@ async def start(config: VolumeAttacherConfig, daemon: Daemon) -> None:
     attacher_pb2_grpc.add_VolumeAttacherServicer_to_server(service, server)
     listen_unix(server, config.socket)
     await server.start()
-    daemon.on_stop(lambda: server.stop(grace=2.0))
+    # Streams of events never end by themselves, and all calls may be repeated.
+    daemon.on_stop(lambda: server.stop(grace=0.3))
+    daemon.on_stop(attacher.stop)
     daemon.spawn(attacher.run(), name="attacher")
     daemon.spawn(_follow(bridge, attacher, card, daemon), name="bridge events")
 

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
+
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
 from foundation.daemon import logs
 from foundation.daemon.backoff import Backoff
@@ -74,6 +76,10 @@ class Attacher:
         with logs.bound(volume=volume_id), self._working():
             await self._work.run(volume_id, "detach", lambda: self._detach(volume_id), deadline=deadline)
 
+    async def stop(self) -> None:
+        """Leave all work where it stands; the next start goes on from the records."""
+        await self._work.stop()
+
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
         self._active += 1
@@ -137,7 +143,7 @@ class Attacher:
             log.info("attached %s on %s", record.volume_id, record.place)
             self.look_soon()
             return self._fresh_view(record, attachment)
-        raise NoFunction(f"every function tried for {wanted.volume_id} turned out to be taken by others")
+        raise NoFunction(f"every function tried for {wanted.volume_id} is taken by others")
 
     async def _reserve(self, wanted: Specification, secrets: Secrets, avoid: frozenset[tuple[int, int, int]]) -> Record:
         """Choose the place and write the intent, in one go, so that no two volumes get one function."""
@@ -358,13 +364,7 @@ class Attacher:
         return self._shared_nqn.format(port=place.port, pf=place.pf, vf=place.vf)
 
     def _set_phase(self, record: Record, phase: Phase) -> Record:
-        changed = Record(
-            specification=record.specification,
-            place=record.place,
-            nsid=record.nsid,
-            phase=phase,
-            secured=record.secured,
-        )
+        changed = msgspec.structs.replace(record, phase=phase)
         self._records.put(changed)
         self._show(changed)
         return changed

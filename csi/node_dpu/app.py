@@ -35,7 +35,8 @@ async def start(config: CsiNodeDpuConfig, daemon: Daemon) -> None:
     tls = TlsFiles(ca=config.tls.ca, certificate=config.tls.certificate, key=config.tls.key)
     port = listen_tls(server, config.listen, tls)
     await server.start()
-    daemon.on_stop(lambda: server.stop(2.0))
+    # Streams of events never end by themselves, and all calls may be repeated.
+    daemon.on_stop(lambda: server.stop(0.3))
 
     nodes = Reflector(kube, NODES, field_selector=f"metadata.name={config.node_name}")
     attachments = Reflector(kube, VOLUME_ATTACHMENTS)
