@@ -164,6 +164,8 @@ async def one_by_one(stage: Stage, floor: Floor, mode: str) -> dict[str, list[fl
         ours = await timed(whole(pod, lambda pod=pod: stage.add(pod)))  # type: ignore[misc]  # bound at once
         away = await timed(stage.delete(pod))
         # A second sandbox of the same pod: the logical port is there already, as it is in a cluster.
+        # OVN is given time to let go of the first one.
+        await asyncio.sleep(0.1)
         bare = await timed(stage.add(pod))
         await stage.delete(pod)
         await stage.forget(pod)

@@ -11,6 +11,7 @@ from cni.node.config import CniNodeConfig
 from cni.node.container import ContainerSide
 from cni.node.dpus import ANNOTATION, HOST_LABEL, Dpus, server_name
 from cni.node.errors import CniNodeError
+from cni.node.heaps import give_back, limit_heaps
 from cni.node.host_pods import HostPods
 from cni.node.keeper import Keeper
 from cni.node.keyed_locks import KeyedLocks
@@ -116,6 +117,7 @@ class _Assembly:
         server = CniServer(own, keeper.add_all)
         await server.listen(Path(config.cni_socket))
         daemon.on_stop(server.stop)
+        give_back()
 
     async def _switch(self) -> Switch:
         switch = Switch(self._config.ovsdb, bridge=self._config.integration_bridge)
@@ -247,6 +249,8 @@ class _Assembly:
 
 
 def main() -> None:
+    # A thread per pod's namespace comes and goes; with a heap each, a burst of pods would cost 10 MiB for good.
+    limit_heaps()
     run("cni-node", CniNodeConfig, start)
 
 

@@ -116,7 +116,7 @@ class ContainerSide:
                 raise UnknownContainer(f"{attachment.netns} is another network namespace than at ADD")
             if attachment.kind == "vfio":
                 return True
-            found = await namespace.run(lambda netlink: links.find_marked(netlink, attachment.id))
+            found = await namespace.run(lambda netlink: _ours(netlink, attachment, attachment.ifname))
             return found is not None
 
     async def marked(self) -> list[Link]:
@@ -206,7 +206,7 @@ class ContainerSide:
             links.move(netlink, link, namespace=namespace.fd, name=attachment.ifname)
 
         def finish(netlink: IPRoute) -> Link | None:
-            link = _ours(netlink, attachment)
+            link = _ours(netlink, attachment, attachment.ifname)
             if link is None:
                 return None
             return links.configure(netlink, link, assignment, alias=alias, finish_checksums=False)
@@ -225,7 +225,7 @@ class ContainerSide:
         assert original is not None
 
         def give_back(netlink: IPRoute) -> None:
-            link = _ours(netlink, attachment)
+            link = _ours(netlink, attachment, attachment.ifname)
             if link is None:
                 return
             try:
@@ -236,7 +236,7 @@ class ContainerSide:
                     links.move(netlink, link, namespace=self._node.fd, name=veth_name(attachment.id))
 
         def restore(netlink: IPRoute) -> bool:
-            link = links.find_marked(netlink, attachment.id)
+            link = _ours(netlink, attachment, original.name)
             if link is not None:
                 _restore(netlink, link, original)
             return link is not None
@@ -300,9 +300,9 @@ def _still_there(attachment: Attachment, stack: contextlib.ExitStack) -> Network
     return namespace if attachment.netns_inode in (0, namespace.inode) else None
 
 
-def _ours(netlink: IPRoute, attachment: Attachment) -> Link | None:
-    """The attachment's link in the pod: under its name as a rule, under another one when somebody renamed it."""
-    link = links.find(netlink, name=attachment.ifname)
+def _ours(netlink: IPRoute, attachment: Attachment, name: str) -> Link | None:
+    """The attachment's link: under `name` as a rule; else among all links, of which a host with many VFs has many."""
+    link = links.find(netlink, name=name)
     mark = links.marked(link.alias) if link is not None else None
     return link if mark is not None and mark[0] == attachment.id else links.find_marked(netlink, attachment.id)
 

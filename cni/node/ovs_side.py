@@ -17,6 +17,8 @@ from cni.node.switch import Switch, SwitchPort
 
 _log = logging.getLogger(__name__)
 
+_QUIET_SECONDS = 0.5
+
 Reached = Callable[[str, str], None]
 """Told of each stage (`representor`, `port`, `flows`) with the node's netdev."""
 
@@ -136,7 +138,8 @@ class LocalOvsSide:
             await self._node.run(work)
 
     async def _quiet(self, link: str) -> None:
-        """Takes a representor down that nobody uses (again)."""
+        """Takes a representor down that nobody uses (again): not at once, because the next pod often comes soon."""
+        await asyncio.sleep(_QUIET_SECONDS)
         async with self._locks.hold(link):
             if link not in self._users:
                 try:
