@@ -9,8 +9,9 @@ import ipaddress
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from cni.controller.addresses.pool import Assignment, Pool
+from cni.controller.addresses.subnets import checked
 from cni.controller.errors import InvalidNode, NodeNotReady, Refused
-from cni.controller.model.addressing import AddressRequest, IPAddress, IPNetwork, networks
+from cni.controller.model.addressing import AddressRequest, IPAddress, IPNetwork
 from cni.controller.model.admin_policy import AdminPolicy
 from cni.controller.model.endpoints import Slice
 from cni.controller.model.gateway import Gateway
@@ -180,20 +181,8 @@ class World:
             self._claim(pool, self.pods[key])
 
     def _subnets(self, node: Node) -> tuple[IPNetwork, ...]:
-        try:
-            subnets = networks(node.subnets)
-        except ValueError as error:
-            raise InvalidNode(f"node {node.name}: {error}") from None
-        if len({network.version for network in subnets}) != len(subnets):
-            raise InvalidNode(f"node {node.name} has two subnets of one family: {', '.join(node.subnets)}")
-        for network in subnets:
-            if network.num_addresses < 8:
-                raise InvalidNode(f"node {node.name}: subnet {network} is too small, use at least 8 addresses")
-            for other, pool in self.pools.items():
-                for taken in pool.subnets:
-                    if other != node.name and taken.version == network.version and taken.overlaps(network):
-                        raise InvalidNode(f"node {node.name}: subnet {network} overlaps with {taken} of node {other}")
-        return subnets
+        others = {name: pool.subnets for name, pool in self.pools.items() if name != node.name}
+        return checked(node.name, node.subnets, others)
 
     def subnets_of(self, name: str) -> tuple[IPNetwork, ...]:
         """The subnets of a node. Raises NodeNotReady when it has none yet, InvalidNode when they cannot be used."""

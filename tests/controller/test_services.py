@@ -365,44 +365,6 @@ async def test_packets_find_their_backends() -> None:
         assert to_b not in egress
 
 
-async def test_a_namespaces_own_addresses_outside(stage: Stage) -> None:
-    annotations = {"dpu-offload.io/egress-ips": '["192.0.2.200"]'}
-    stage.put("namespace", {"metadata": {"name": "ns", "annotations": annotations}})
-    stage.put("pod", pod("a", on="n1"), pod("b", on="n2"), pod("c", namespace="other"))
-    await stage.settle()
-    assert stage.problems == {}
-    policies = {row.uuid: row for row in stage.rows("Logical_Router_Policy")}
-    address = stage.annotations["ns/a"]["default"]["ips"][0].partition("/")[0]
-    assert len(policies) == 2
-    assert any(f"ip4.src == {address} && ip4.dst != {{10.1.0.0/16}}" in row["match"] for row in policies.values())
-    nats = {row.uuid: row for row in stage.rows("NAT") if row["external_ip"] == "192.0.2.200"}
-    (owner,) = {name for name, row in stage.named("Logical_Router").items() if row["nat"] & set(nats)}
-    # The node that has the address goes; the other gateway takes over.
-    stage.remove("node", owner.removeprefix("gateway_"))
-    await stage.settle()
-    (heir,) = {
-        name
-        for name, row in stage.named("Logical_Router").items()
-        if any(nat.uuid in row["nat"] for nat in stage.rows("NAT") if nat["external_ip"] == "192.0.2.200")
-    }
-    assert heir != owner
-    stage.put("namespace", {"metadata": {"name": "ns"}})
-    await stage.settle()
-    assert not list(stage.rows("Logical_Router_Policy"))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("[", "is not of the form"), ('["nonsense"]', "is not of the form"), ('["198.51.100.1"]', "no gateway is in")],
-)
-async def test_bad_egress_addresses(stage: Stage, text: str, message: str) -> None:
-    stage.put("namespace", {"metadata": {"name": "ns", "annotations": {"dpu-offload.io/egress-ips": text}}})
-    stage.put("pod", pod("a"))
-    await stage.settle()
-    assert message in str(stage.problems[Owner("namespace", "ns")])
-    assert "ns_a" in stage.named("Logical_Switch_Port")
-
-
 async def _one(tracer: Tracer, source: Side, destination: Side, port: int) -> str:
     (trace,) = await tracer.traces([microflow(source, destination, "TCP", port)])
     return trace

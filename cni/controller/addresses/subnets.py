@@ -1,13 +1,34 @@
-"""Subnets for nodes that the cluster gives none: parts of the pod ranges."""
+"""Subnets of nodes: those given, checked; for nodes without, parts of the pod ranges."""
 
 from __future__ import annotations
 
 import ipaddress
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cni.controller.errors import AddressesExhausted, InvalidNode
-from cni.controller.model.addressing import IPNetwork
+from cni.controller.model.addressing import IPNetwork, networks
+
+SMALLEST = 8
+"""Addresses of a node's subnet at least: its own three, the broadcast, a few pods."""
+
+
+def checked(name: str, texts: Sequence[str], others: Mapping[str, Sequence[IPNetwork]]) -> tuple[IPNetwork, ...]:
+    """A node's subnets from their texts. Raises InvalidNode, also when they overlap with those of `others`."""
+    try:
+        subnets = networks(texts)
+    except ValueError as error:
+        raise InvalidNode(f"node {name}: {error}") from None
+    if len({network.version for network in subnets}) != len(subnets):
+        raise InvalidNode(f"node {name} has two subnets of one family: {', '.join(texts)}")
+    for network in subnets:
+        if network.num_addresses < SMALLEST:
+            raise InvalidNode(f"node {name}: subnet {network} is too small, use at least {SMALLEST} addresses")
+        for other, taken in others.items():
+            for each in taken:
+                if each.version == network.version and each.overlaps(network):
+                    raise InvalidNode(f"node {name}: subnet {network} overlaps with {each} of node {other}")
+    return subnets
 
 
 def pick(
