@@ -1,7 +1,7 @@
 """What the SPDK client costs: calls a second and CPU a call, beside a bare socket that sends the same bytes.
 
 Both talk to the same stand-in, looked at without its 4 ms beat, in turns within one run; the floor reads lines and
-does not even parse them. Serial calls are measured with the beat, where SPDK's own 4 ms are the floor.
+does not even parse them. Serial calls are measured with the beat: its 4 ms are in both.
 """
 
 from __future__ import annotations
@@ -56,14 +56,20 @@ async def _apart(client: SpdkClient) -> float:
     return time.process_time() - cpu
 
 
-async def _serial(client: SpdkClient, calls: int) -> float:
-    """The median of one call after another, in seconds."""
-    times = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        await client.call(_METHOD)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+async def _serial(client: SpdkClient, path: Path, calls: int) -> tuple[float, float]:
+    """Medians of one call after another, in seconds: ours, and over a bare socket, in turns."""
+    ours, bare = [], []
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        for _ in range(calls):
+            start = time.perf_counter()
+            await client.call(_METHOD)
+            ours.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            connection.sendall(b'{"jsonrpc":"2.0","method":"spdk_get_version","id":0}')
+            connection.recv(65536)
+            bare.append(time.perf_counter() - start)
+    return statistics.median(ours), statistics.median(bare)
 
 
 async def _measure(directory: Path) -> None:
@@ -80,18 +86,20 @@ async def _measure(directory: Path) -> None:
             ours.append(await _client(client))
             apart.append(await _apart(client))
     async with SpdkProcess(directory, "beat") as process, SpdkClient(process.address) as client:
-        serial = await _serial(client, 50)
-    # The best of the rounds: what others on the machine do only ever adds.
+        serial, bare = await _serial(client, process.socket, 50)
+    # Medians for the two that are compared, as both meet the same neighbours; for CPU the best, for others only add.
     report.add(
         "spdk_client.pipelined_calls",
-        value=_CALLS / min(seconds for seconds, _ in ours),
+        value=_CALLS / statistics.median(seconds for seconds, _ in ours),
         unit="calls/s",
-        floor=_CALLS / min(floor),
+        floor=_CALLS / statistics.median(floor),
         goal={"of": "ratio", "min": 0.5},
     )
     report.add("spdk_client.cpu_per_call", value=min(used for _, used in ours) / _CALLS * 1e6, unit="us")
     report.add("spdk_client.cpu_per_call_in_a_task", value=min(apart) / _CALLS * 1e6, unit="us")
-    report.add("spdk_client.serial_call", value=serial * 1e3, unit="ms", floor=4.0, goal={"of": "ratio", "max": 1.5})
+    report.add(
+        "spdk_client.serial_call", value=serial * 1e3, unit="ms", floor=bare * 1e3, goal={"of": "ratio", "max": 1.5}
+    )
 
 
 def main() -> None:
