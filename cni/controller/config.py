@@ -33,8 +33,8 @@ class LeaderElectionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     """Name of the lease."""
     identity: str = ""
     """Unique among the replicas; empty: host name and process id."""
-    lease_seconds: float = 15.0
-    """After so long without renewal another replica takes over."""
+    lease_seconds: float = 12.0
+    """After so long without renewal another replica takes over; it then needs a few seconds to take in the cluster."""
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -87,6 +87,7 @@ class Translators:
         node = self._world.nodes[name]
         if not node.subnets and self._ranges:
             self._give_subnets(name)
+        self._touch(self._world.retry_subnets(name))
         subnets, chassis = self._world.subnets_of(name), self._world.chassis_of(name)
         state = node_rows.translate(
             name, subnets=subnets, chassis=chassis, addresses=node.addresses, policed=self._world.policed

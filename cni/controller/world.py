@@ -77,8 +77,6 @@ class World:
         self._pods_of_node: dict[str, dict[str, None]] = {}
         self._dpus_of_host: dict[str, set[str]] = {}
 
-    # Nodes
-
     def put_node(self, name: str, node: Node | None) -> Touched:
         """A node that came, changed (or went: None)."""
         old = self.nodes.pop(name, None)
@@ -122,6 +120,14 @@ class World:
             service_owner(key) for key, each in self.services.items() if isinstance(each, Service) and each.per_node
         ]
 
+    def retry_subnets(self, name: str) -> Touched:
+        """Looks again at a node's own subnets, if they could not be used: what stood against them may have gone."""
+        node = self.nodes[name]
+        if name in self.pools or not node.subnets:
+            return ()
+        self._renew_pool(name, node)
+        return self._subnets_came(name, node) if name in self.pools else ()
+
     def give_subnets(self, name: str, subnets: tuple[IPNetwork, ...]) -> Touched:
         """Subnets of our own for a node that the cluster gives none; nothing if it has some already."""
         node = self.nodes.get(name)
@@ -129,6 +135,9 @@ class World:
             return ()
         self._given[name] = subnets
         self._renew_pool(name, node)
+        return self._subnets_came(name, node)
+
+    def _subnets_came(self, name: str, node: Node) -> Touched:
         touched = {node_owner(name): None, **dict.fromkeys(self._pods_on(name))}
         touched.update(dict.fromkeys(self._renew_service_node(name, node)))
         self._on_change(("node", name))
@@ -203,8 +212,6 @@ class World:
         node = self.nodes.get(name)
         return "" if node is None or node.mode == "host" else name
 
-    # Pods
-
     def put_pod(self, key: str, pod: Pod | None) -> Touched:
         """A pod that came, changed (or went: None). Its addresses are freed, or claimed as its annotation says."""
         old = self.pods.get(key)
@@ -260,8 +267,6 @@ class World:
     def _pods_on(self, node: str) -> list[Owner]:
         return [pod_owner(key) for key in self._pods_of_node.get(node, ())]
 
-    # Policies and namespaces
-
     def put_namespace(self, name: str, namespace: Namespace | None) -> Touched:
         """A namespace that came, changed (or went: None)."""
         old = self.namespaces.pop(name, None)
@@ -296,8 +301,6 @@ class World:
         owner = policy_owner(key)
         uses = match.uses(policy.rules(), policy.subject) if isinstance(policy, Policy) else {}
         return {**self.selections.use(owner, uses), owner: None, **self._policing()}
-
-    # Services
 
     def put_service(self, key: str, service: Service | Refused | None) -> Touched:
         """A service that came, changed (or went: None), or one that cannot be (Refused)."""

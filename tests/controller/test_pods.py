@@ -288,3 +288,14 @@ async def test_ranges_run_out_and_are_retried(northbound: Northbound) -> None:
         stage.remove("node", next(name for name in ("n1", "n2", "n3") if name != owner.key))
         await stage.settle()
         assert stage.problems == {}
+
+
+async def test_an_overlap_ends_with_the_other_node(stage: Stage) -> None:
+    stage.put("node", node("first", "10.0.0.0/24"), node("second", "10.0.0.0/25"))
+    stage.put("pod", pod("web", on="second"))
+    await stage.settle()
+    assert "overlaps" in str(stage.problems[Owner("node", "second")])
+    stage.remove("node", "first")
+    await stage.settle()
+    assert stage.problems == {}
+    assert "ns_web" in stage.named("Logical_Switch_Port")

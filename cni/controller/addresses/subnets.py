@@ -27,7 +27,8 @@ def checked(name: str, texts: Sequence[str], others: Mapping[str, Sequence[IPNet
         for other, taken in others.items():
             for each in taken:
                 if each.version == network.version and each.overlaps(network):
-                    raise InvalidNode(f"node {name}: subnet {network} overlaps with {each} of node {other}")
+                    message = f"node {name}: subnet {network} overlaps with {each} of node {other}"
+                    raise InvalidNode(message, waits_for=("ranges",))
     return subnets
 
 
