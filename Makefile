@@ -20,6 +20,11 @@ test:
 test-real: setup
 	@$(PYTHON) -m pytest -m "real_api_server or real_spdk"
 
+# Real SR-IOV, VFIO, NVMe and OVS' kernel datapath, in a guest under QEMU.
+test-vm: setup
+	@tools/setup --vm
+	@$(PYTHON) -m pytest tests/vm -m vm
+
 lint: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .

@@ -36,14 +36,22 @@ def igb(slot: int) -> Device:
     )
 
 
-def nvme(slot: int, *, serial: str, size: int, uuid: str = "") -> Device:
-    """An NVMe controller with one namespace of zeros."""
+def subsystem(name: str, *, nqn: str) -> Device:
+    """An NVMe subsystem, to which several controllers may belong; QEMU appends `nqn` to a prefix of its own."""
+    prefix = "nqn.2019-08.org.qemu:"
+    return Device(("-device", f"nvme-subsys,id={name},nqn={nqn.removeprefix(prefix)}"))
+
+
+def nvme(slot: int, *, serial: str, size: int, uuid: str = "", subsystem: str = "") -> Device:
+    """An NVMe controller with one namespace of zeros, which all controllers of its subsystem show."""
     disk = f"disk{slot}"
     options = f",uuid={uuid}" if uuid else ""
+    belongs = f",subsys={subsystem}" if subsystem else ""
+    options += ",shared=on" if subsystem else ""
     return Device(
         (
             *("-drive", f"if=none,id={disk},file.driver=null-co,file.size={size},file.read-zeroes=on,format=raw"),
-            *("-device", f"nvme,id=nvme{slot},serial={serial},bus=slot{slot}"),
+            *("-device", f"nvme,id=nvme{slot},serial={serial},bus=slot{slot}{belongs}"),
             *("-device", f"nvme-ns,drive={disk},bus=nvme{slot}{options}"),
         ),
         f"0000:{slot:02x}:00.0",

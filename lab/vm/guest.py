@@ -144,7 +144,7 @@ class Guest:
         unpacked = self._parts.unpacked
         words = {"unpacked": unpacked.root, "python": _PYTHON, "agent": _AGENT}
         append = [
-            "console=ttyS0 quiet panic=-1 mitigations=off intel_iommu=on iommu=pt net.ifnames=0",
+            "console=ttyS0 loglevel=5 panic=-1 mitigations=off intel_iommu=on iommu=pt net.ifnames=0",
             *(f"lab.{key}={value}" for key, value in words.items()),
             self._kernel,
         ]

@@ -293,7 +293,11 @@ static struct net_device *pf_netdev(void)
 	return card->pdev->driver && !strcmp(card->pdev->driver->name, "igb") ? pci_get_drvdata(card->pdev) : NULL;
 }
 
-/* The MAC that the physical function has for a virtual one, which a virtual function's driver asks for as it starts. */
+/*
+ * The MAC that the physical function has for a virtual one, which a virtual function's driver asks for as it starts.
+ * Not under the rtnl lock: devlink asks for it both with and without that lock held. igb copies it from a table that
+ * outlives the virtual functions.
+ */
 static void admin_mac(int vf, u8 *mac)
 {
 	struct net_device *dev = pf_netdev();
@@ -302,10 +306,8 @@ static void admin_mac(int vf, u8 *mac)
 	eth_zero_addr(mac);
 	if (!dev || !dev->netdev_ops->ndo_get_vf_config)
 		return;
-	rtnl_lock();
 	if (!dev->netdev_ops->ndo_get_vf_config(dev, vf, &info))
 		ether_addr_copy(mac, info.mac);
-	rtnl_unlock();
 }
 
 static int hw_addr_get(struct devlink_port *devlink, u8 *address, int *length, struct netlink_ext_ack *extack)

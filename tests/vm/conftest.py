@@ -1,0 +1,48 @@
+"""One guest for all tests of this directory, with the cards that they need."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from lab.vm import devices
+from lab.vm.guest import Guest, Parts
+from tests.vm.machine import Machine
+
+NQN = "nqn.2019-08.org.qemu:lab"
+DISK_UUID = "6f1c5ac2-0d6e-4c1f-9a57-3d1f0a7c2b11"
+DISK_SIZE = 64 << 20
+FREE_SLOT = 4
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """These tests run by `make test-vm` alone: a guest is minutes of processor time."""
+    if "vm" in config.getoption("markexpr"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("vm") is not None]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def machine() -> AsyncIterator[Machine]:
+    cards = (
+        devices.iommu(),
+        devices.root_ports(count=5),
+        devices.igb(1),
+        devices.igb(2),
+        devices.subsystem("sub", nqn=NQN),
+        devices.nvme(3, serial="built-in", size=DISK_SIZE, uuid=DISK_UUID, subsystem="sub"),
+    )
+    async with Guest(
+        await Parts.prepare(),
+        name="tests",
+        devices=cards,
+        kernel="ignore_loglevel sysctl.kernel.hung_task_timeout_secs=15",
+    ) as guest:
+        machine = Machine(guest)
+        await machine.load()
+        yield machine
