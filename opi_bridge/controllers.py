@@ -8,7 +8,7 @@ from dpu_offload_stubs.opi.storage import frontend_nvme_pb2 as pb
 from opi_bridge.cards.card import Card
 from opi_bridge.cards.model import Controller, Limits, Namespace, Qos, Subsystem
 from opi_bridge.endpoints import endpoint_of, put_endpoint, qos_of
-from opi_bridge.errors import AlreadyExists, InvalidArgument, NotFound
+from opi_bridge.errors import DEFINITE, AlreadyExists, InvalidArgument, NotFound
 from opi_bridge.frontend_names import FrontendNames, at
 from opi_bridge.ledger import Ledger
 from opi_bridge.names import Name
@@ -98,7 +98,7 @@ class ControllerStore:
         else:
             try:
                 controller = await together(self._ledger.put(name, entry), making)
-            except BaseException:
+            except DEFINITE:
                 await self._ledger.drop(name)
                 raise
         try:

@@ -52,6 +52,19 @@ class CardRefused(OpiError):
     """The card answered with an error that has no better name."""
 
 
+# The card said no: nothing was made. After any other exception, a cancelled call's too, the request may have been
+# carried out, so that whatever names its object has to stay.
+DEFINITE: Final = (
+    InvalidArgument,
+    NotFound,
+    AlreadyExists,
+    FailedPrecondition,
+    Exhausted,
+    Unimplemented,
+    CardRefused,
+    SpdkError,
+)
+
 CODES: Final[Mapping[type[BaseException], grpc.StatusCode]] = {
     OpiError: grpc.StatusCode.INTERNAL,
     InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,

@@ -43,11 +43,14 @@ class Ledger:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._entries: dict[Name, dict[str, str]] = {}
+        # Written or dropped by a call that did not see its answer, so that the process may or may not have them.
+        self._unsure: set[Name] = set()
 
     async def load(self) -> None:
         bdevs = await self._session.raw("bdev_get_bdevs")
         found = (decode(bdev["name"]) for bdev in bdevs)
         self._entries = dict(entry for entry in found if entry is not None)
+        self._unsure.clear()
 
     def get(self, name: Name) -> Mapping[str, str] | None:
         return self._entries.get(name)
@@ -61,11 +64,10 @@ class Ledger:
     async def put(self, name: Name, values: Mapping[str, str]) -> None:
         """Write an entry, or replace the one of that name."""
         old = self._entries.get(name)
-        if old == dict(values):
+        if old == dict(values) and name not in self._unsure:
             return
-        if old is not None:
-            await self.drop(name)
         self._entries[name] = dict(values)
+        self._unsure.add(name)
         try:
             await self._session.call(
                 "bdev_null_create",
@@ -74,15 +76,24 @@ class Ledger:
         except SpdkError as error:
             if error.code != _EXISTS:
                 self._entries.pop(name, None)
+                self._unsure.discard(name)
                 raise
+        self._unsure.discard(name)
+        if old is not None and old != dict(values):
+            await self._remove(name, old)
 
     async def drop(self, name: Name) -> None:
         values = self._entries.get(name)
         if values is None:
             return
+        self._unsure.add(name)
+        await self._remove(name, values)
+        self._entries.pop(name, None)
+        self._unsure.discard(name)
+
+    async def _remove(self, name: Name, values: Mapping[str, str]) -> None:
         try:
             await self._session.call("bdev_null_delete", {"name": encode(name, values)})
         except SpdkError as error:
             if error.code != _MISSING:
                 raise
-        self._entries.pop(name, None)

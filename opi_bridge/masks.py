@@ -1,13 +1,14 @@
 """Update masks (AIP-134): which fields of a message an update request means."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
 
 from opi_bridge.errors import InvalidArgument
 
 M = TypeVar("M", bound=Message)
+_SECRETS: Final = frozenset({"psk", "key"})
 
 
 def apply(current: M, wanted: M, paths: Sequence[str]) -> M:
@@ -72,10 +73,15 @@ def _take(target: Message, source: Message, words: list[str]) -> None:
 
 
 def differing(given: Message, actual: Message, prefix: str = "") -> list[str]:
-    """Paths of fields populated in `given` whose value in `actual` is another one (`name` and `status` aside)."""
+    """Paths of fields populated in `given` whose value in `actual` is another one.
+
+    `name` and `status` are left out, and secrets, which are never read back.
+    """
     result = []
     for field, value in given.ListFields():
         if field.name in {"name", "status"} and not prefix:
+            continue
+        if field.name in _SECRETS:
             continue
         there = getattr(actual, field.name)
         if field.message_type is not None and not field.is_repeated:

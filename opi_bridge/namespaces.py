@@ -8,7 +8,7 @@ from typing import Any, Final
 from dpu_offload_stubs.opi.storage import frontend_nvme_pb2 as pb
 from opi_bridge.cards.card import Card
 from opi_bridge.cards.model import Namespace, Subsystem
-from opi_bridge.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from opi_bridge.errors import DEFINITE, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from opi_bridge.frontend_names import FrontendNames, namespace_id
 from opi_bridge.ledger import Ledger
 from opi_bridge.names import Name
@@ -110,7 +110,7 @@ class NamespaceStore:
         else:
             try:
                 made = await together(self._ledger.put(name, {"nsid": str(nsid)}), making)
-            except BaseException:
+            except DEFINITE:
                 await self._ledger.drop(name)
                 raise
         if subsystem is not None and self._card.capabilities.explicit_attach:

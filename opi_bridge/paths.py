@@ -9,6 +9,7 @@ from dpu_offload_stubs.opi.storage import opicommon_pb2
 from foundation.spdk.errors import SpdkError
 from opi_bridge.endpoints import FAMILIES, family_of
 from opi_bridge.errors import (
+    DEFINITE,
     AlreadyExists,
     CardRefused,
     FailedPrecondition,
@@ -119,7 +120,7 @@ class PathStore:
         else:
             try:
                 await together(self._ledger.put(name, {"at": at(trid)}), making)
-            except BaseException:
+            except DEFINITE:
                 await self._ledger.drop(name)
                 raise
         result = pb.NvmePath()

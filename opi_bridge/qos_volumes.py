@@ -8,7 +8,7 @@ from foundation.spdk.errors import SpdkError
 from opi_bridge import names
 from opi_bridge.cards.model import Qos
 from opi_bridge.endpoints import qos_of
-from opi_bridge.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
+from opi_bridge.errors import DEFINITE, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from opi_bridge.ledger import Ledger
 from opi_bridge.names import Name
 from opi_bridge.resources import immutable
@@ -71,7 +71,7 @@ class QosStore:
         await self._ledger.put(name, {"bdev": str(bdev["name"])})
         try:
             await self._set(str(bdev["name"]), message)
-        except BaseException:
+        except DEFINITE:
             await self._ledger.drop(name)
             raise
         result = pb.QosVolume()

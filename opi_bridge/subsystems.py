@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from dpu_offload_stubs.opi.storage import frontend_nvme_pb2 as pb
+from opi_bridge import masks
 from opi_bridge.cards.card import Card
 from opi_bridge.cards.model import Subsystem
-from opi_bridge.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from opi_bridge.errors import DEFINITE, AlreadyExists, Different, FailedPrecondition, InvalidArgument
 from opi_bridge.frontend_names import SUBSYSTEMS, FrontendNames, foreign_id, subsystem_name
 from opi_bridge.keys import Keys
 from opi_bridge.ledger import Ledger
@@ -109,13 +110,25 @@ class SubsystemStore:
                 self._ledger.put(name, {"nqn": spec.nqn}),
                 self._card.create_subsystem(wanted, psk=psk),
             )
-        except BaseException:
+        except AlreadyExists:
+            return await self._adopt(name, message)
+        except DEFINITE:
             await self._ledger.drop(name)
             raise
         result = pb.NvmeSubsystem(name=str(name), spec=spec)
         result.spec.ClearField("psk")
         result.status.firmware_revision = self._session.version
         return result
+
+    async def _adopt(self, name: Name, message: pb.NvmeSubsystem) -> pb.NvmeSubsystem:
+        """Give `name` to a subsystem of this NQN which nobody has named, if it is as `message` wants it."""
+        found = await self._card.subsystem(message.spec.nqn)
+        there = _message(name, found, self._session.version) if found is not None else None
+        wrong = masks.differing(message, there) if there is not None else ["spec.nqn"]
+        if there is None or wrong:
+            await self._ledger.drop(name)
+            raise Different(f"a subsystem with NQN {message.spec.nqn} exists with another {', '.join(wrong)}")
+        return there
 
     async def update(self, name: Name, current: pb.NvmeSubsystem, wanted: pb.NvmeSubsystem) -> Any:
         immutable(current, wanted)

@@ -93,11 +93,9 @@ class VirtioBlkStore:
         )
         try:
             await together(self._ledger.put(name, entry), making)
-        except BaseException as error:
+        except SpdkError as error:
             await self._ledger.drop(name)
-            if isinstance(error, SpdkError):
-                raise FailedPrecondition(f"{name}: {error.message}") from error
-            raise
+            raise FailedPrecondition(f"{name}: {error.message}") from error
         result = pb.VirtioBlk()
         result.CopyFrom(message)
         result.name = str(name)

@@ -232,6 +232,13 @@ class DpuRig:
                 await wipe(client)
             await client.close()
 
+    async def fault(self, **wish: Any) -> None:
+        """Have the DPU's stand-in make trouble, e.g. do="delay", method=..., seconds=..., times=1."""
+        reader, writer = await asyncio.open_unix_connection(str(self.dpu.faults))
+        writer.write(json.dumps(wish).encode() + b"\n")
+        assert json.loads(await reader.readline())["ok"]
+        writer.close()
+
     async def restart_dpu(self) -> None:
         await self.dpu.kill()
         await self.dpu.start()

@@ -86,6 +86,35 @@ async def test_a_new_bridge_tells_what_the_last_one_told(rig: DpuRig, api: OpiCl
         assert await fresh.code("DeleteNvmeRemoteController", name="nvmeRemoteControllers/opi-nvme8") == "OK"
 
 
+async def test_a_create_whose_caller_went_away_can_be_repeated_and_undone(rig: DpuRig, api: OpiClient) -> None:
+    body = {"nvme_subsystem_id": "s0", "nvme_subsystem": {"spec": {"nqn": NQN, "serial_number": "S"}}}
+    async with dial(f"unix:{rig.bridge_socket}", name="opi-bridge") as channel:
+        for method in ("nvmf_create_subsystem", "bdev_null_create"):
+            await rig.fault(do="delay", method=method, seconds=0.4, times=1)
+            hasty = OpiClient(channel, seconds=0.1)
+            assert await hasty.code("CreateNvmeSubsystem", **body) in ("DEADLINE_EXCEEDED", "CANCELLED")
+            await rig.fault(do="clear")
+            assert rig.bridge is not None
+            await rig.bridge.aclose()
+            await rig.start_bridge()
+            await api.until_ready()
+            assert (await api("CreateNvmeSubsystem", **body))["name"] == "nvmeSubsystems/s0"
+            other = {**body, "nvme_subsystem_id": "s1"}
+            assert await api.code("CreateNvmeSubsystem", **other) == "ALREADY_EXISTS"
+            await api("DeleteNvmeSubsystem", name="nvmeSubsystems/s0")
+            assert await rig.leftovers() == {}
+
+
+async def test_a_subsystem_that_nobody_has_named_gets_a_name_if_it_is_as_wanted(rig: DpuRig, api: OpiClient) -> None:
+    await rig.at_dpu.call("nvmf_create_subsystem", {"nqn": NQN, "serial_number": "S"})
+    wrong = {"nvme_subsystem_id": "s0", "nvme_subsystem": {"spec": {"nqn": NQN, "serial_number": "T"}}}
+    right = {"nvme_subsystem_id": "s0", "nvme_subsystem": {"spec": {"nqn": NQN, "serial_number": "S"}}}
+    assert await api.code("CreateNvmeSubsystem", **wrong) == "ALREADY_EXISTS"
+    assert (await api("CreateNvmeSubsystem", **right))["name"] == "nvmeSubsystems/s0"
+    await api("DeleteNvmeSubsystem", name="nvmeSubsystems/s0")
+    assert await rig.leftovers() == {}
+
+
 async def test_subsystems_of_others_are_shown_under_ids_that_last(rig: DpuRig, api: OpiClient) -> None:
     await rig.at_dpu.call("nvmf_create_subsystem", {"nqn": "nqn.2020-01.com.Example:Some_One"})
     listed = (await api("ListNvmeSubsystems"))["nvme_subsystems"]

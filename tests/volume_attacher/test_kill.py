@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import signal
 import subprocess
 import sys
@@ -72,26 +71,19 @@ async def rig(tmp_path: Path, pair: Pair) -> AsyncIterator[DpuRig]:
     await rig.open_target()
     rig.channel = dial(f"unix:{rig.attacher_socket}", name="volume-attacher", deadline=30)
     yield rig
-    await _fault(rig, {"do": "clear"})
+    await rig.fault(do="clear")
     await rig.stop()
-
-
-async def _fault(rig: DpuRig, wish: dict[str, Any]) -> None:
-    reader, writer = await asyncio.open_unix_connection(str(rig.dpu.faults))
-    writer.write(json.dumps(wish).encode() + b"\n")
-    assert json.loads(await reader.readline())["ok"]
-    writer.close()
 
 
 async def _killed_during(rig: DpuRig, daemons: Daemons, method: str, call: Any) -> None:
     """Let `call` run until SPDK is busy with `method`, kill the daemons there, and start them again."""
-    await _fault(rig, {"do": "delay", "method": method, "seconds": 0.15, "times": 1})
+    await rig.fault(do="delay", method=method, seconds=0.15, times=1)
     running = asyncio.ensure_future(call)
     await asyncio.sleep(0.1)
     daemons.kill()
     with contextlib.suppress(grpc.aio.AioRpcError):
         await running
-    await _fault(rig, {"do": "clear"})
+    await rig.fault(do="clear")
     await daemons.start()
 
 
