@@ -6,7 +6,7 @@ import gc
 _ARENA_MAX = -8  # M_ARENA_MAX of mallopt(3)
 
 
-def limit_heaps(number: int = 2) -> bool:
+def limit_heaps(number: int = 1) -> bool:
     """To be called before threads start; False where the C library knows no such limit (musl)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and mallopt(_ARENA_MAX, number) == 1
