@@ -7,17 +7,20 @@ import msgspec
 import pytest
 import yaml
 
+from csi.framework.conformance import options
 from csi.framework.conformance.storage import Storage
 from csi.framework.registry import Registry
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("storage backend conformance")
-    group.addoption(
-        "--backend-section", help="YAML file: one section of csi-controller's `backends`, key `kind` included"
-    )
-    group.addoption("--backend-parameters", default="{}", help="StorageClass parameters of the backend, as YAML")
-    group.addoption("--backend-volume-bytes", type=int, default=16 << 20, help="a small size it gives exactly")
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    if not any(getattr(plugin, "__name__", "") == options.__name__ for plugin in pluginmanager.get_plugins()):
+        options.pytest_addoption(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The cases are coroutines; run from elsewhere, no settings of this project say so."""
+    if config.getoption("asyncio_mode", default=None) is None:
+        config.option.asyncio_mode = "auto"
 
 
 @pytest.fixture

@@ -276,6 +276,8 @@ class SnapshotCases:
         await storage.backend.delete(volume.key)
         if storage.backend.capabilities.clones:
             with pytest.raises(NotFound):
+                await storage.backend.create(storage.spec("a", source=Source("volume", volume.key)))
+            with pytest.raises(NotFound):
                 await storage.backend.create(storage.spec("b", source=Source("volume", volume.key)))
         assert await keys_of(storage) == set()
 

@@ -6,7 +6,6 @@ from csi.framework.conformance.storage import Storage
 from csi.framework.conformance.suite import BackendConformance
 
 
-@pytest.mark.asyncio
 class TestConfiguredBackend(BackendConformance):
     @pytest.fixture
     async def storage(self, configured_storage: Storage) -> Storage:

@@ -5,6 +5,7 @@ Blocking: small reads and writes. Directories are made and removed as objects, a
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 
 from csi import identity
@@ -16,6 +17,8 @@ class Configfs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        # A port is several writes; a subsystem linked to it in between would open it with half an address.
+        self._ports = threading.Lock()
 
     # --- subsystems -------------------------------------------------------------------------------------------------
 
@@ -49,7 +52,8 @@ class Configfs:
             self._write(namespace / "device_nguid", identity.namespace_uuid(volume))
             self._write(namespace / "enable", "1")
         for number, portal in ports.items():
-            self._port(number, portal)
+            with self._ports:
+                self._port(number, portal)
             self._link(self._root / "ports" / str(number) / "subsystems" / nqn, subsystem)
 
     def withdraw(self, nqn: str) -> None:

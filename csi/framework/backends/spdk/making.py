@@ -1,0 +1,124 @@
+"""Creation of a volume: where it goes, how it is made from its source, and whether one of its name is the same."""
+
+import asyncio
+from collections.abc import Sequence
+
+from csi.errors import AlreadyExists, CsiError, NotFound, OutOfRange
+from csi.framework import naming as names
+from csi.framework.backend import Source, VolumeSpec
+from csi.framework.backends.spdk import placement
+from csi.framework.backends.spdk.config import SpdkParameters
+from csi.framework.backends.spdk.pool import Pool
+from csi.framework.backends.spdk.records import Bdev
+from csi.framework.backends.spdk.store import Store
+
+
+class Maker:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def survey(self, lvol: str) -> tuple[tuple[Pool, Bdev] | None, list[placement.PoolState]]:
+        """Where the volume is already, and all pools that answer. Raises when none does."""
+        pools = list(self._store.pools.values())
+        looks = await asyncio.gather(
+            *(asyncio.gather(pool.find(lvol), pool.state()) for pool in pools), return_exceptions=True
+        )
+        states: list[placement.PoolState] = []
+        found: tuple[Pool, Bdev] | None = None
+        failures: list[CsiError] = []
+        for pool, look in zip(pools, looks, strict=True):
+            if isinstance(look, CsiError):
+                failures.append(look)
+            elif isinstance(look, BaseException):
+                raise look
+            else:
+                states.append(look[1])
+                if look[0] is not None:
+                    found = (pool, look[0])
+        if found is None and not states:
+            raise failures[0]
+        return found, states
+
+    def place(self, spec: VolumeSpec[SpdkParameters], states: Sequence[placement.PoolState]) -> tuple[Pool, int]:
+        allowed = list(states)
+        if spec.source is not None:
+            # A clone shares clusters with its source, so it lives in the same store.
+            place = (names.volume_place if spec.source.kind == "volume" else names.snapshot_place)(spec.source.key)
+            self._store.pool(place.pool)
+            allowed = [state for state in states if state.name == place.pool]
+        if spec.parameters.pools:
+            allowed = [state for state in allowed if state.name in spec.parameters.pools]
+        chosen, size = placement.choose(
+            allowed,
+            spec.size,
+            thick=spec.parameters.provisioning == "thick" and spec.source is None,
+            default=self._store.config.default_size,
+            requisite=spec.requisite,
+            preferred=spec.preferred,
+        )
+        return self._store.pool(chosen.name), size
+
+    async def make(self, pool: Pool, size: int, spec: VolumeSpec[SpdkParameters]) -> int:
+        """The volume appears under its final name only when it is whole. Returns its bytes: never less than the
+        source's, since a clone that is cut has lost data."""
+        final = names.volume(spec.token)
+        if spec.source is None:
+            await pool.create(final, size=size, thick=spec.parameters.provisioning == "thick")
+            return size
+        raw = names.unfinished(spec.token)
+        await pool.delete(raw)
+        if spec.source.kind == "snapshot":
+            base = names.snapshot_place(spec.source.key).lvol
+            if await pool.hidden(base):
+                raise NotFound(f"source snapshot {self._store.id(spec.source.key)} was deleted")
+        else:
+            origin = names.volume_place(spec.source.key).lvol
+            if origin == final:
+                raise NotFound(f"source volume {self._store.id(spec.source.key)} is the volume to be made itself")
+            base = names.bridge(spec.token, origin)
+            async with self._store.locks.hold(origin):
+                self._fit_source(await pool.find(origin), spec)
+                await pool.snapshot(origin, base)
+        self._fit_source(await pool.find(base), spec)
+        await pool.clone(base, raw)
+        made = await pool.grow(raw, size)
+        await pool.rename(raw, final)
+        return made.size
+
+    async def compare(self, pool: Pool, bdev: Bdev, spec: VolumeSpec[SpdkParameters]) -> None:
+        who = f"volume {self._store.id(names.Place(pool.name, names.volume(spec.token)).key)} exists"
+        if bdev.size < spec.size.required or (spec.size.limit and bdev.size > spec.size.limit):
+            raise AlreadyExists(
+                f"{who} with {bdev.size} bytes, which is not within {spec.size.required}..{spec.size.limit}"
+            )
+        if spec.parameters.pools and pool.name not in spec.parameters.pools:
+            raise AlreadyExists(f"{who} in pool {pool.name}, not in {spec.parameters.pool}")
+        source = await self._source(pool, bdev, names.volume(spec.token))
+        if spec.source is None and source is None:
+            if bdev.lvol.thin_provision != (spec.parameters.provisioning == "thin") and not bdev.lvol.clone:
+                raise AlreadyExists(f"{who}, but is not {spec.parameters.provisioning}")
+        elif source != spec.source:
+            made = f"from {source.kind} {self._store.id(source.key)}" if source else "empty"
+            raise AlreadyExists(f"{who}, but was made {made}")
+
+    def _fit_source(self, source: Bdev | None, spec: VolumeSpec[SpdkParameters]) -> None:
+        assert spec.source is not None
+        what = f"source {spec.source.kind} {self._store.id(spec.source.key)}"
+        if source is None:
+            raise NotFound(f"{what} does not exist")
+        if spec.size.limit and source.size > spec.size.limit:
+            raise OutOfRange(f"{what} has {source.size} bytes, more than limit_bytes {spec.size.limit}")
+
+    async def _source(self, pool: Pool, bdev: Bdev, lvol: str) -> Source | None:
+        """What the volume was cloned from: down the chain of its own snapshots to the first that is another's."""
+        base = bdev.lvol.base_snapshot
+        while base:
+            snapshot = names.parse_snapshot(base)
+            if snapshot is not None and snapshot.source != lvol:
+                return Source("snapshot", names.Place(pool.name, base).key)
+            bridged = names.source_of_bridge(base)
+            if bridged and bridged != lvol:
+                return Source("volume", names.Place(pool.name, bridged).key)
+            below = await pool.find(base)
+            base = below.lvol.base_snapshot if below else ""
+        return None

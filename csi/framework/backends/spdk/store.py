@@ -1,0 +1,111 @@
+"""What the verbs of backend kind `spdk` stand on: its pools with their targets, and one look at a volume."""
+
+import asyncio
+from pathlib import Path
+
+from csi.errors import CsiError, InvalidArgument, NotFound
+from csi.framework import naming as names
+from csi.framework.backend import Snapshot, Volume
+from csi.framework.backends.spdk.calls import Target
+from csi.framework.backends.spdk.config import SpdkConfig, SpdkParameters
+from csi.framework.backends.spdk.exports import Exports
+from csi.framework.backends.spdk.keyring import Keyring
+from csi.framework.backends.spdk.pool import Pool
+from csi.framework.backends.spdk.records import Bdev, Subsystem
+from csi.framework.locks import Locks
+from csi.identity import VolumeId, subsystem_nqn
+
+
+class Store:
+    """Keeps nothing that SPDK does not hold; `locks`, by lvol name, only keep verbs on one volume apart."""
+
+    def __init__(self, name: str, config: SpdkConfig) -> None:
+        self.name = name
+        self.config = config
+        self.locks = Locks()
+        self.targets: dict[str, Target] = {}
+        self.exports: dict[str, Exports] = {}
+        self.pools: dict[str, Pool] = {}
+        self.keyrings: dict[str, Keyring] = {}
+        if not config.pools:
+            raise ValueError("pools: at least one pool is needed")
+        for pool_name, pool in config.pools.items():
+            if not names.POOL.fullmatch(pool_name):
+                raise ValueError(f"pools.{pool_name}: a pool's name is 1 to 31 of a-z, 0-9 and -, a letter first")
+            if not pool.portals:
+                raise ValueError(f"pools.{pool_name}.portals: at least one address for the DPUs is needed")
+            target = self.targets.setdefault(pool.address, Target(pool.address, seconds=config.call_seconds))
+            self.exports.setdefault(pool.address, Exports(target))
+            self.pools[pool_name] = Pool(pool_name, pool, target)
+            if pool.key_directory:
+                seen_as = pool.target_key_directory or pool.key_directory
+                self.keyrings[pool_name] = Keyring(target, Path(pool.key_directory), Path(seen_as))
+
+    async def close(self) -> None:
+        for target in self.targets.values():
+            await target.client.close()
+
+    def id(self, key: str) -> VolumeId:
+        return VolumeId(self.name, key)
+
+    def pool(self, name: str) -> Pool:
+        if name not in self.pools:
+            raise NotFound(f"backend {self.name} has no pool {name!r}; configured: {', '.join(sorted(self.pools))}")
+        return self.pools[name]
+
+    def chosen(self, parameters: SpdkParameters) -> list[Pool]:
+        for name in parameters.pools:
+            if name not in self.pools:
+                known = ", ".join(sorted(self.pools))
+                raise InvalidArgument(f"StorageClass parameter pool: backend {self.name} has no {name!r}, but {known}")
+        return [self.pools[name] for name in parameters.pools] or list(self.pools.values())
+
+    def exports_of(self, pool: Pool) -> Exports:
+        return self.exports[pool.config.address]
+
+    def volume(self, pool: Pool, key: str, size: int, subsystem: Subsystem | None) -> Volume:
+        return Volume(
+            key=key,
+            size=size,
+            portals=pool.config.portals,
+            topology=(pool.config.topology,) if pool.config.topology else (),
+            hosts=tuple(sorted(host.nqn for host in subsystem.hosts)) if subsystem else (),
+            exported=subsystem is not None and subsystem.whole(pool.config.portals),
+        )
+
+    def snapshot_record(self, pool: Pool, lvol: str, size: int) -> Snapshot:
+        name = names.parse_snapshot(lvol)
+        assert name is not None
+        return Snapshot(
+            key=names.Place(pool.name, lvol).key,
+            source_key=names.Place(pool.name, name.source).key,
+            size=size,
+            created=name.created,
+            group=f"g{name.token}" if name.in_group else "",
+        )
+
+    async def look(self, key: str) -> tuple[Pool, Bdev, Subsystem | None]:
+        place = names.volume_place(key)
+        pool = self.pool(place.pool)
+        bdev, subsystem = await asyncio.gather(
+            pool.find(place.lvol), self.exports_of(pool).find(subsystem_nqn(self.id(key)))
+        )
+        if bdev is None:
+            raise NotFound(f"volume {self.id(key)} does not exist in lvol store {pool.config.lvstore}")
+        return pool, bdev, subsystem
+
+    async def ensure_export(self, key: str, *, known: Subsystem | None, looked: bool) -> Subsystem:
+        pool = self.pool(names.volume_place(key).pool)
+        exports, nqn = self.exports_of(pool), subsystem_nqn(self.id(key))
+        lvol = names.volume_place(key).lvol
+        if not looked:
+            known = await exports.find(nqn)
+        try:
+            await exports.ensure(self.id(key), pool.bdev_name(lvol), pool.config.portals, known=known)
+        except CsiError:
+            # A remainder of an earlier life of the name: look again, and do what is then still missing.
+            known = await exports.find(nqn)
+            if known is None:
+                raise
+            await exports.ensure(self.id(key), pool.bdev_name(lvol), pool.config.portals, known=known)
+        return known or Subsystem(nqn=nqn)

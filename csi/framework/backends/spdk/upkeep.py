@@ -1,0 +1,87 @@
+"""Keeping a target as it should be: exports brought back after a restart, leftovers found and removed."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from csi.errors import NotFound
+from csi.framework import naming as names
+from csi.framework.backend import Finding, HostKeys, Qos
+from csi.framework.backends.spdk.store import Store
+from csi.identity import subsystem_nqn, volume_of_nqn
+
+
+class Upkeep:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def converge(self, wanted: Mapping[str, Mapping[str, HostKeys]], qos: Mapping[str, Qos]) -> None:
+        for pool in self._store.pools.values():
+            bdevs, subsystems = await asyncio.gather(pool.all(), self._store.exports_of(pool).all())
+            for lvol in bdevs:
+                if not names.VOLUME.fullmatch(lvol):
+                    continue
+                key = names.Place(pool.name, lvol).key
+                known = subsystems.get(subsystem_nqn(self._store.id(key)))
+                missing = set(wanted.get(key, {})) - ({host.nqn for host in known.hosts} if known else set())
+                limits = qos.get(key)
+                if limits is not None and bdevs[lvol].has_limits(limits):
+                    limits = None
+                whole = known is not None and known.whole(pool.config.portals)
+                if not whole or missing or limits is not None:
+                    await self._restore(key, wanted.get(key, {}), limits)
+
+    async def garbage(self) -> Sequence[Finding]:
+        found: list[Finding] = []
+        for pool in self._store.pools.values():
+            bdevs, subsystems = await asyncio.gather(pool.all(), self._store.exports_of(pool).all())
+            for nqn in subsystems:
+                volume = volume_of_nqn(nqn)
+                if volume is None or volume.backend != self._store.name:
+                    continue
+                owner, _, lvol = volume.key.partition(".")
+                if owner == pool.name and lvol not in bdevs:
+                    reason = "its volume does not exist"
+                    found.append(Finding(kind="subsystem", name=nqn, reason=reason, volume_key=volume.key))
+            marks = {names.discarded(lvol) for lvol in bdevs if names.SNAPSHOT.fullmatch(lvol)}
+            for lvol, bdev in bdevs.items():
+                key = names.Place(pool.name, lvol).key
+                hidden = names.BRIDGE.fullmatch(lvol) or names.discarded(lvol) in bdevs
+                if names.UNFINISHED.fullmatch(lvol):
+                    found.append(Finding(kind="unfinished", name=key, reason="its creation was broken off"))
+                elif names.DISCARDED.fullmatch(lvol) and lvol not in marks:
+                    found.append(Finding(kind="unfinished", name=key, reason="the snapshot that it marks is gone"))
+                elif hidden and len(bdev.lvol.clones) <= 1:
+                    found.append(Finding(kind="snapshot", name=key, reason="hidden, and nothing needs it"))
+        return found
+
+    async def remove(self, finding: Finding) -> None:
+        if finding not in await self.garbage():
+            return
+        if finding.kind == "subsystem":
+            pool = self._store.pool(finding.volume_key.partition(".")[0])
+            async with self._store.locks.hold(finding.volume_key.partition(".")[2]):
+                if await pool.find(finding.volume_key.partition(".")[2]) is None:
+                    await self._store.exports_of(pool).remove(finding.name)
+            return
+        pool_name, _, lvol = finding.name.partition(".")
+        pool = self._store.pool(pool_name)
+        if finding.kind == "snapshot":
+            await pool.sweep(lvol)
+        elif finding.kind == "unfinished":
+            async with self._store.locks.hold(f"v{lvol[1:]}"):
+                await pool.delete(lvol)
+
+    async def _restore(self, key: str, hosts: Mapping[str, HostKeys], qos: Qos | None) -> None:
+        place = names.volume_place(key)
+        async with self._store.locks.hold(place.lvol):
+            try:
+                pool, _, known = await self._store.look(key)
+            except NotFound:
+                return
+            subsystem = await self._store.ensure_export(key, known=known, looked=True)
+            for host, keys in hosts.items():
+                if all(present.nqn != host for present in subsystem.hosts):
+                    keyring = self._store.keyrings.get(pool.name)
+                    await self._store.exports_of(pool).admit(subsystem, host, keys=keys, keyring=keyring, shared=True)
+            if qos is not None:
+                await self._store.exports_of(pool).limit(pool.bdev_name(place.lvol), qos)
