@@ -50,7 +50,7 @@ def _operate(document: Any, operation: Json) -> Any:
         case "remove":
             return _remove(document, path)
         case "replace":
-            _lookup(document, path)
+            # the real server's library takes a missing key of an object as well
             return _set(document, path, copy.deepcopy(operation["value"]))
         case "move":
             source = _pointer(operation["from"])

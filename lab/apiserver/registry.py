@@ -78,7 +78,7 @@ class Registry:
         metadata = obj["metadata"]
         self._place(kind, namespace, obj)
         if metadata.get("resourceVersion"):
-            raise status.bad_request("resourceVersion should not be set on objects to be created")
+            raise status.StatusError(500, "", "resourceVersion should not be set on objects to be created")
         for name in ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"):
             metadata.pop(name, None)
         metadata.pop("managedFields", None)
@@ -195,7 +195,7 @@ class Registry:
         self, kind: Kind, key: Key, old: Stored, new: Json, write: Write, *, owned: Json | None = None
     ) -> Stored:
         metadata = new["metadata"]
-        if metadata.get("uid") and metadata["uid"] != old.uid:
+        if metadata.get("uid") and metadata["uid"] != old.uid and not write.is_patch:
             why = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {old.uid}"
             raise status.conflict(kind.plural, kind.group, key[1], why)
         self.strategies.update(kind, old.object, new, write.subresource)

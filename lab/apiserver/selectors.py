@@ -99,10 +99,9 @@ def by_fields(text: str, kind: Kind) -> Predicate | None:
             raise bad_request(f"invalid selector: '{text}'; can't understand '{part}'")
         path, operator, value = match.groups()
         if path not in known:
-            raise bad_request(
-                f'Unable to find "{kind.api_version}, Resource={kind.plural}" that match label selector "", '
-                f'field selector "{text}": field label not supported: {path}'
-            )
+            if kind.table in FIELDS:
+                raise bad_request(f"field label not supported: {path}")
+            raise bad_request(f'"{path}" is not a known field selector: only "metadata.name", "metadata.namespace"')
         terms.append((path, operator != "!=", value, known[path]))
 
     def holds(obj: Json) -> bool:

@@ -169,6 +169,11 @@ class Store:
         """The lowest version from which a watch of that table may start."""
         return self._kind(table).forgotten
 
+    def latest(self, table: Table) -> int:
+        """The version of the newest change of that table that is remembered, or since when none has been."""
+        kind = self._kind(table)
+        return kind.history[-1].version if kind.history else kind.forgotten
+
     def since(self, table: Table, version: int) -> list[Entry]:
         """The changes after a version that is not forgotten."""
         return [entry for entry in self._kind(table).history if entry.version > version]

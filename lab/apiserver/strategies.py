@@ -29,6 +29,7 @@ _KEPT_METADATA = (
     "managedFields",
     "selfLink",
 )
+_IMMUTABLE_METADATA = ("uid", "deletionTimestamp", "deletionGracePeriodSeconds")
 _STATUS_METADATA = ("labels", "annotations", "finalizers", "ownerReferences")
 
 
@@ -91,13 +92,18 @@ class Strategies:
         version = after.get("resourceVersion")
         if version and version != before["resourceVersion"]:
             raise modified(kind.plural, kind.group, before["name"])
+        found = [
+            invalid_value(f"metadata.{name}", after[name], "field is immutable")
+            for name in _IMMUTABLE_METADATA
+            if after.get(name) is not None and after[name] != before.get(name)
+        ]
         for name in _KEPT_METADATA:
             after.pop(name, None)
             if name in before:
                 after[name] = before[name]
         self._split(kind, old, new, subresource)
         self._default(kind, new)
-        found = self._problems(kind, new, old)
+        found += self._problems(kind, new, old)
         added = [each for each in after.get("finalizers") or [] if each not in (before.get("finalizers") or [])]
         if "deletionTimestamp" in before and added:
             why = f"no new finalizers can be added if the object is being deleted, found new finalizers {added}"

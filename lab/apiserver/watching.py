@@ -77,6 +77,7 @@ class Watch:
         self._waiting: deque[bytes] = deque()
         self._wake = asyncio.Event()
         self._end = ""
+        self._start = 0
 
     async def serve(self, send: Callable[[bytes], Awaitable[None]]) -> None:
         """Run until the end. Raises WatchCut for a broken connection."""
@@ -101,8 +102,7 @@ class Watch:
                     break
                 if now >= next_bookmark:
                     next_bookmark = now + self._bookmark_seconds
-                    if self._query.bookmarks and not self._faults.stalled.is_set():
-                        await send(self._bookmark(self._store.version))
+                    await self._send_bookmark(send)
                 self._wake.clear()
                 if self._waiting and not self._faults.stalled.is_set():
                     continue
@@ -111,16 +111,23 @@ class Watch:
                         await self._wake.wait()
                 except TimeoutError:
                     continue
-            if self._query.bookmarks and not self._faults.stalled.is_set() and not self._end:
-                await send(self._bookmark(self._store.version))
+            if not self._end:
+                await self._send_bookmark(send)
         finally:
             stop()
             self._faults.left(self._fault)
+
+    async def _send_bookmark(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Say how far this kind has come, if that is further than where the watch began."""
+        version = self._store.latest(self._kind.table)
+        if self._query.bookmarks and version > self._start and not self._faults.stalled.is_set():
+            await send(self._bookmark(version))
 
     def _begin(self) -> bool:
         """Put what comes first into the queue; False if that is all there will be."""
         version = self._query.version
         number = int(version) if version.isdigit() else 0
+        self._start = number or self._store.version
         if version and not version.isdigit():
             raise bad_request(f'Invalid value: "{version}": strconv.ParseUint: parsing "{version}": invalid syntax')
         if self._query.initial_events or number == 0:

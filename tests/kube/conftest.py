@@ -64,6 +64,7 @@ async def cluster() -> AsyncIterator[Cluster]:
             await _until_there(client, made.metadata.name)
         except NotFound:
             controllers = False
+            await client.create(SERVICE_ACCOUNTS, {"metadata": {"name": "default"}}, made.metadata.name)
         yield Cluster(client, made.metadata.name, None, controllers)
         await client.delete(NAMESPACES, made.metadata.name)
 

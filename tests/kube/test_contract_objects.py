@@ -122,10 +122,20 @@ async def test_a_put_must_name_what_it_replaces(cluster: Any) -> None:
 
 async def test_metadata_of_the_server_cannot_be_written(cluster: Any) -> None:
     made = await cluster.client.create(CONFIG_MAPS, {"metadata": {"name": "a"}}, cluster.namespace)
-    body = {"metadata": {"creationTimestamp": "2001-01-01T00:00:00Z", "deletionTimestamp": "2001-01-01T00:00:00Z"}}
+    body = {"metadata": {"creationTimestamp": "2001-01-01T00:00:00Z", "generation": 7}}
     after = await cluster.client.merge_patch(CONFIG_MAPS, "a", cluster.namespace, body)
     assert after.metadata.creation_timestamp == made.metadata.creation_timestamp
-    assert after.metadata.deletion_timestamp is None
+    assert after.metadata.generation == 0
+    for name, value in (
+        ("deletionTimestamp", "2001-01-01T00:00:00Z"),
+        ("deletionGracePeriodSeconds", 5),
+        ("uid", "00000000-0000-4000-8000-000000000000"),
+    ):
+        with pytest.raises(errors.Unprocessable, match=f"metadata.{name}: Invalid value: .*field is immutable"):
+            await cluster.client.merge_patch(CONFIG_MAPS, "a", cluster.namespace, {"metadata": {name: value}})
+    born = {"metadata": {"name": "b", "resourceVersion": "5"}}
+    with pytest.raises(errors.KubeError, match="resourceVersion should not be set on objects to be created"):
+        await cluster.client.create(CONFIG_MAPS, born, cluster.namespace)
 
 
 async def test_unknown_fields_are_dropped_or_refused(cluster: Any, pod: Callable[..., Json]) -> None:

@@ -17,7 +17,7 @@ from foundation.kube.configuration import Connection
 from foundation.kube.models.cncf import NetworkAttachmentDefinition
 from foundation.kube.models.core import ConfigMap
 from foundation.kube.reflector import Change, Reflector
-from foundation.kube.resources import CONFIG_MAPS, NETWORK_ATTACHMENT_DEFINITIONS, PODS
+from foundation.kube.resources import CONFIG_MAPS, NETWORK_ATTACHMENT_DEFINITIONS
 from lab.apiserver.faults import Rule
 from lab.apiserver.server import ApiServer
 
@@ -168,22 +168,17 @@ async def test_a_cut_watch_goes_on_where_it_was(client: KubeClient, server: ApiS
 
 async def test_bookmarks_move_an_idle_watch_along() -> None:
     async with ApiServer(bookmark_seconds=0.05) as server, KubeClient(Connection(server=server.url)) as client:
-        mirror = reflector(client)
+        mirror = reflector(client, label_selector="on=yes")
         async with running(mirror):
-            for number in range(3):
-                await client.create(PODS, _pod(f"p-{number}"), "default")
+            await make(client, "unseen", "unseen-too")
             newest = server.store.version
             await until(lambda: int(mirror.resource_version) >= newest)
             server.store.begin()  # only the newest version may still be resumed from
             server.faults.drop_watches()
-            await make(client, "a")
-            await equal(mirror, client)
+            await client.create(CONFIG_MAPS, {"metadata": {"name": "a", "labels": {"on": "yes"}}}, "default")
+            await until(lambda: list(mirror.store) == ["default/a"])
             assert mirror.statistics.lists == 1
             assert mirror.statistics.bookmarks > 0
-
-
-def _pod(name: str) -> Json:
-    return {"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
 
 
 @pytest.mark.parametrize("trouble", ["gone in the stream", "gone on resume"])
