@@ -115,7 +115,13 @@ class Core:
                 parsed = self._parses[kind](obj)
             except Refused as problem:
                 parsed = problem  # told of when its rows are asked for
-        self.engine.touch(self._puts[kind](key, parsed))
+        owners = self._puts[kind](key, parsed)
+        if kind == "pod":
+            self.engine.touch(owners)
+            return
+        pods = {owner: None for owner in owners if owner.kind == "pod"}
+        self.engine.touch(owner for owner in owners if owner.kind != "pod")
+        self.engine.touch(pods, later=True)
 
     def _put_network(self, key: str, network: Any) -> Iterable[Owner]:
         return self.world.networks.put_network(key, network)

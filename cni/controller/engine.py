@@ -14,6 +14,8 @@ _log = logging.getLogger(__name__)
 
 SLICE = 200
 """Owners translated before others may run: about 10 ms."""
+LATER_SLICE = 50
+"""Of those that can wait."""
 
 Translate = Callable[[str], State]
 
@@ -35,6 +37,7 @@ class Engine:
         self._translators = translators
         self._on_problem = on_problem
         self._touched: dict[Owner, None] = {}
+        self._later: dict[Owner, None] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -44,11 +47,12 @@ class Engine:
 
     def __len__(self) -> int:
         """Owners that wait to be translated."""
-        return len(self._touched)
+        return len(self._touched) + len(self._later)
 
-    def touch(self, owners: Iterable[Owner]) -> None:
-        """Has these translated anew."""
-        self._touched.update(dict.fromkeys(owners))
+    def touch(self, owners: Iterable[Owner], *, later: bool = False) -> None:
+        """Has these translated anew. `later`: behind what is touched otherwise, in portions: a policy that concerns
+        thousands of pods must not keep a new pod waiting."""
+        (self._later if later else self._touched).update(dict.fromkeys(owners))
         self._idle.clear()
         self._wake.set()
 
@@ -64,22 +68,23 @@ class Engine:
 
     def translate_all(self) -> None:
         """Translates everything touched, at once: for the start."""
-        while self._touched:
-            self._take(len(self._touched))
+        while self._touched or self._later:
+            self._take(self._touched, len(self._touched))
+            self._take(self._later, len(self._later))
         self._idle.set()
 
     async def run(self) -> None:
         """Translates what is touched, for ever."""
         while True:
-            if not self._touched:
+            if not self._touched and not self._later:
                 self._idle.set()
                 self._wake.clear()
                 await self._wake.wait()
-            self._take(SLICE)
+            self._take(self._touched, SLICE)
+            self._take(self._later, LATER_SLICE)
             await asyncio.sleep(0)
 
-    def _take(self, count: int) -> None:
-        touched = self._touched
+    def _take(self, touched: dict[Owner, None], count: int) -> None:
         if len(touched) <= count:
             owners = list(touched)
             touched.clear()

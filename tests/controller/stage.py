@@ -115,7 +115,7 @@ class Stage:
             self.core.first_pass()
             self._task = asyncio.create_task(self.core.run())
         idle = asyncio.create_task(self.core.idle())
-        done, _ = await asyncio.wait({idle, self._task}, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({idle, self._task}, timeout=50, return_when=asyncio.FIRST_COMPLETED)
         if self._task in done:
             self._task.result()
         assert idle in done, "the core did not come to rest"

@@ -46,7 +46,7 @@ async def client(api: Path) -> AsyncIterator[KubeClient]:
 
 @asynccontextmanager
 async def controller(
-    api: Path, northbound: Northbound, *, identity: str = "", lease: float = 3.0
+    api: Path, northbound: Northbound, *, identity: str = "", lease: float = 15.0
 ) -> AsyncIterator[Daemon]:
     config = ControllerConfig(
         kubeconfig=str(api),
@@ -72,7 +72,7 @@ def pod_object(name: str, **annotations: str) -> dict[str, object]:
     }
 
 
-async def until_annotated(client: KubeClient, name: str, deadline: float = 10.0) -> dict[str, object]:
+async def until_annotated(client: KubeClient, name: str, deadline: float = 40.0) -> dict[str, object]:
     """Follows the pod as a node would; returns its entry for the default network."""
     seen: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     reflector: Reflector[Pod] = Reflector(client, PODS, field_selector=f"metadata.name={name}")
@@ -104,10 +104,10 @@ async def test_a_pod_gets_its_annotation_and_its_port(api: Path, client: KubeCli
         await client.create(NODES, node_object("n1", "10.1.0.0/24"))
         await client.create(PODS, pod_object("web"))
         entry = await until_annotated(client, "web")
-        row = await nb.until("Logical_Switch_Port", lambda row: row["name"] == "default_web", deadline=5)
+        row = await nb.until("Logical_Switch_Port", lambda row: row["name"] == "default_web", deadline=30)
         assert row["addresses"] == {f"{entry['mac']} {str(entry['ips'][0]).removesuffix('/24')}"}  # type: ignore[index]
         await client.delete(PODS, "web", "default", grace_seconds=0)
-        await nb.until_absent("Logical_Switch_Port", lambda row: row["name"] == "default_web", deadline=5)
+        await nb.until_absent("Logical_Switch_Port", lambda row: row["name"] == "default_web", deadline=30)
 
 
 async def test_metrics_tell_of_objects_rows_and_times(api: Path, client: KubeClient, northbound: Northbound) -> None:
@@ -115,7 +115,7 @@ async def test_metrics_tell_of_objects_rows_and_times(api: Path, client: KubeCli
         await client.create(NODES, node_object("n1", "10.1.0.0/24"))
         await client.create(PODS, pod_object("web"))
         await until_annotated(client, "web")
-        await nb.until("Logical_Switch_Port", lambda row: row["name"] == "default_web", deadline=10)
+        await nb.until("Logical_Switch_Port", lambda row: row["name"] == "default_web", deadline=30)
         _, text = metrics.exposition()
         assert b'dpu_offload_controller_seen_to_committed_seconds_count{kind="pod"}' in text
         assert b"dpu_offload_controller_queue_depth" in text
@@ -132,7 +132,7 @@ async def test_a_bad_request_becomes_an_event(api: Path, client: KubeClient, nor
         told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         reflector.subscribe(lambda change: change.new and not told.done() and told.set_result(change.new.message))
         task = asyncio.create_task(reflector.run())
-        assert "outside of 10.1.0.0/24" in await asyncio.wait_for(told, 10)
+        assert "outside of 10.1.0.0/24" in await asyncio.wait_for(told, 40)
         task.cancel()
         await asyncio.wait({task})
 
@@ -140,7 +140,7 @@ async def test_a_bad_request_becomes_an_event(api: Path, client: KubeClient, nor
 async def test_another_replica_takes_over(api: Path, client: KubeClient, northbound: Northbound) -> None:
     await client.create(NODES, node_object("n1", "10.1.0.0/24"))
     async with watching(northbound) as nb, controller(api, northbound, identity="b") as standby:
-        await nb.until("Logical_Switch", lambda row: row["name"] == "n1", deadline=10)
+        await nb.until("Logical_Switch", lambda row: row["name"] == "n1", deadline=30)
         async with controller(api, northbound, identity="a"):
             await client.create(PODS, pod_object("before"))
             await until_annotated(client, "before")
@@ -148,6 +148,6 @@ async def test_another_replica_takes_over(api: Path, client: KubeClient, northbo
             changes: list[object] = []
             nb.subscribe("Logical_Switch_Port", changes.append)
             await client.create(PODS, pod_object("after"))
-            await until_annotated(client, "after", deadline=15)
-            await nb.until("Logical_Switch_Port", lambda row: row["name"] == "default_after", deadline=5)
+            await until_annotated(client, "after", deadline=40)
+            await nb.until("Logical_Switch_Port", lambda row: row["name"] == "default_after", deadline=30)
             assert len(changes) == 1  # nothing that was there has been touched

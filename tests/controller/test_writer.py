@@ -53,7 +53,7 @@ async def put(committer: Committer, *states: tuple[Owner, State]) -> None:
     for owner, state in states:
         committer.desired.put(owner, state)
     committer.wake()
-    await asyncio.wait_for(committer.idle(), 10)
+    await asyncio.wait_for(committer.idle(), 40)
 
 
 def ports(session: OvsdbSession) -> dict[str, Any]:
@@ -81,11 +81,11 @@ async def test_a_port_waits_for_its_switch(northbound: Northbound) -> None:
         await put(committer, pod("p"))
         assert not ports(session)
         await put(committer, (NODE, switch()))
-        await session.until("Logical_Switch_Port", lambda row: row["name"] == "p", deadline=5)
+        await session.until("Logical_Switch_Port", lambda row: row["name"] == "p", deadline=30)
         await put(committer, (NODE, EMPTY))
         assert not ports(session)
         await put(committer, (NODE, switch()))
-        await session.until("Logical_Switch_Port", lambda row: row["name"] == "p", deadline=5)
+        await session.until("Logical_Switch_Port", lambda row: row["name"] == "p", deadline=30)
 
 
 async def test_start_removes_stale_rows_and_leaves_other_peoples(northbound: Northbound) -> None:
@@ -102,13 +102,13 @@ async def test_start_removes_stale_rows_and_leaves_other_peoples(northbound: Nor
         for owner, state in ((NODE, switch()), pod("kept"), pod("new")):
             committer.desired.put(owner, state)
         committer.compare_all()
-        await asyncio.wait_for(committer.idle(), 10)
+        await asyncio.wait_for(committer.idle(), 40)
         assert set(ports(session)) == {"kept", "new", "foreign"}
         assert ports(session)["kept"]["addresses"] == {"02:00:00:00:00:01 10.0.0.1"}
         assert {row["name"] for row in session.rows("Logical_Switch").values()} == {"n", "theirs"}
         before = committer.statistics.transactions
         committer.compare_all()
-        await asyncio.wait_for(committer.idle(), 10)
+        await asyncio.wait_for(committer.idle(), 40)
         assert committer.statistics.transactions == before
 
 
@@ -122,11 +122,11 @@ async def test_drift_is_undone(northbound: Northbound) -> None:
                 op.update("Logical_Switch", [("name", "==", "n")], {"ports": [], "other_config": {"x": "y"}}),
                 op.update("Address_Set", [("name", "==", "x")], {"addresses": ["10.9.9.9"]}),
             )
-            await session.until("Address_Set", lambda row: row["addresses"] == {"10.0.0.1"}, deadline=5)
-            await session.until("Logical_Switch_Port", lambda row: row["name"] == "p", deadline=5)
-            await session.until("Logical_Switch", lambda row: row["other_config"] == {"a": "b"}, deadline=5)
+            await session.until("Address_Set", lambda row: row["addresses"] == {"10.0.0.1"}, deadline=30)
+            await session.until("Logical_Switch_Port", lambda row: row["name"] == "p", deadline=30)
+            await session.until("Logical_Switch", lambda row: row["other_config"] == {"a": "b"}, deadline=30)
             await stranger.transact(op.delete("Address_Set", [("name", "==", "x")]))
-            await session.until("Address_Set", lambda row: row["addresses"] == {"10.0.0.1"}, deadline=5)
+            await session.until("Address_Set", lambda row: row["addresses"] == {"10.0.0.1"}, deadline=30)
 
 
 async def test_a_member_stays_while_anybody_wants_it(northbound: Northbound) -> None:
@@ -162,7 +162,7 @@ async def test_one_refused_owner_does_not_stop_the_others(northbound: Northbound
             await session.until(
                 "Logical_Switch_Port",
                 lambda row: "dpu-offload.io/key" in row["external_ids"] and row["name"] == "p3",
-                deadline=5,
+                deadline=30,
             )
 
 
@@ -174,5 +174,5 @@ async def test_a_killed_server_loses_no_intent(northbound: Northbound) -> None:
             committer.desired.put(owner, state)
         committer.wake()
         northbound.start()
-        await asyncio.wait_for(committer.idle(), 10)
+        await asyncio.wait_for(committer.idle(), 40)
         assert len(ports(session)) == 20

@@ -68,7 +68,7 @@ class Tracer:
         self._sequence += 1
         wanted = self._sequence
         await self.nb.transact(op.update("NB_Global", (), {"nb_cfg": wanted}))
-        await self.sb.until("SB_Global", lambda row: bool(row["nb_cfg"] >= wanted), deadline=20)
+        await self.sb.until("SB_Global", lambda row: bool(row["nb_cfg"] >= wanted), deadline=50)
         await self._end_trace()
         # ovn-trace reads the database once; --detach returns when it serves.
         options = ["--detach", "--no-chdir", f"--unixctl={self._socket}", f"--pidfile={self.directory}/trace.pid"]
@@ -88,7 +88,7 @@ class Tracer:
 
     async def learn(self, port: str, ip: str, mac: str) -> None:
         """Enters a router's neighbour as if by ARP; ovn-trace looks at no Static_MAC_Binding, only at learned ones."""
-        binding = await self.sb.until("Port_Binding", lambda row: row["logical_port"] == port, deadline=10)
+        binding = await self.sb.until("Port_Binding", lambda row: row["logical_port"] == port, deadline=50)
         row = {"logical_port": port, "ip": ip, "mac": mac, "datapath": binding["datapath"]}
         await self.sb.transact(op.insert("MAC_Binding", row))
 
@@ -114,7 +114,7 @@ class Tracer:
             try:
                 answer, end = self._decoder.raw_decode(self._buffer)
             except ValueError:
-                chunk = await asyncio.wait_for(self._reader.read(1 << 20), 20)
+                chunk = await asyncio.wait_for(self._reader.read(1 << 20), 50)
                 assert chunk, "ovn-trace has gone"
                 self._buffer += chunk.decode()
                 continue

@@ -114,7 +114,7 @@ async def test_server_restart_keeps_the_session_and_tells_only_what_changed(
         )
     other.stop()
     server.start()
-    await asyncio.wait_for(session.connected.wait(), 5)
+    await asyncio.wait_for(session.connected.wait(), 30)
     rows = [(change.kind, change.new or change.old) for change in changes]
     assert {(kind, row["name"]) for kind, row in rows if row} == {("delete", "gone"), ("insert", "new")}
     await add_switch(session, "after")
@@ -192,10 +192,10 @@ async def test_a_silent_server_is_left_and_its_transactions_fail_as_unknown(serv
         with pytest.raises(RequestTimedOut):
             await session.transact(op.comment("x"), deadline=0.05)
         with pytest.raises(ConnectionLost, match="silent"):
-            await session.transact(op.comment("x"), deadline=5)
+            await session.transact(op.comment("x"), deadline=30)
     finally:
         server.process.send_signal(signal.SIGCONT)
-    await asyncio.wait_for(session.connected.wait(), 5)
+    await asyncio.wait_for(session.connected.wait(), 30)
     await add_switch(session, "s")
     await session.stop()
 
