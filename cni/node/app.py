@@ -19,6 +19,7 @@ from cni.node.link_events import LinkEvents
 from cni.node.link_messages import to_message
 from cni.node.modes import MODES
 from cni.node.netns import NetworkNamespace, node_namespace
+from cni.node.ovn_controller import OvnController
 from cni.node.ovs_side import LocalOvsSide, OvsSide
 from cni.node.own_pods import OwnPods
 from cni.node.pods import Pods
@@ -102,6 +103,7 @@ class _Assembly:
             ovs=ovs,
             adding=adding,
             removing=removing,
+            flows_problem=self._flows_problem,
         )
         host = self._host_pods(local) if mode.serves_host and local is not None else None
         keeper.keep(removing, host)
@@ -118,6 +120,12 @@ class _Assembly:
         await server.listen(Path(config.cni_socket))
         daemon.on_stop(server.stop)
         give_back()
+
+    async def _flows_problem(self) -> str:
+        """A host's flows are its DPU's, whose health says it."""
+        if not self._mode.has_switch:
+            return ""
+        return await OvnController(Path(self._config.ovn_run_dir)).problem()
 
     async def _switch(self) -> Switch:
         switch = Switch(self._config.ovsdb, bridge=self._config.integration_bridge)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ class _Running:
 
 
 class OwnPods:
+    """`flows_problem` tells why no flows can be installed now, "" when they can."""
+
     def __init__(
         self,
         *,
@@ -39,6 +42,7 @@ class OwnPods:
         ovs: OvsSide,
         adding: Adding,
         removing: Removing,
+        flows_problem: Callable[[], Awaitable[str]],
     ) -> None:
         self._store = store
         self._locks = locks
@@ -47,6 +51,7 @@ class OwnPods:
         self._ovs = ovs
         self._adding = adding
         self._removing = removing
+        self._flows_problem = flows_problem
         self._running: dict[str, _Running] = {}
 
     # --- verbs -----------------------------------------------------------------------------------------------------
@@ -120,9 +125,9 @@ class OwnPods:
             if isinstance(error, BaseException):
                 raise error
 
-    def status(self) -> None:
+    async def status(self) -> None:
         """Raises NotAvailable with the reason why ADD would fail now."""
-        for problem in (self._ovs.problem(), self._pods.problem()):
+        for problem in (self._ovs.problem(), self._pods.problem(), await self._flows_problem()):
             if problem:
                 raise NotAvailable(f"pods cannot be attached now: {problem}")
 

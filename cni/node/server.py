@@ -132,7 +132,7 @@ class CniServer:
         return None
 
     async def _status(self, _: Call) -> Output:
-        self._pods.status()
+        await self._pods.status()
         return None
 
     async def _version(self, _: Call) -> Output:

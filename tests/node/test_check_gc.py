@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from lab import processes
 from lab.network.commands import ip, run
 from tests.node.stage import DEFAULT, DPU, HOST, Pod, Stage, vf_address
 
@@ -96,3 +97,14 @@ async def test_gc_on_a_host_frees_the_functions(stage: Stage) -> None:
         assert answer.status == 0, answer.message
         assert await stage.ports(DPU) == ["pf0vf0"]
         assert await stage.links(gone.netns) == []
+
+
+async def test_status_says_that_ovn_is_away(stage: Stage) -> None:
+    controller = stage.network.process(f"ovnc-{DEFAULT}")
+    await processes.kill(controller)
+    try:
+        answer = await stage.call("STATUS", None, stage.conf())
+        assert (answer.code, "ovn-controller does not answer" in answer.message) == (50, True)
+    finally:
+        stage.network.chassis[DEFAULT].start_controller(stage.network._record)
+        await stage.settled()
