@@ -57,6 +57,7 @@ async def killed_meanwhile(lab, daemon: str, delay: float, walk: Callable[[], Aw
         await lab.suite.kill(daemon)
         if daemon == "spdk-dpu":
             lab.suite.start_spdk(daemon)
+            await lab.suite.spdk_answers(daemon)  # what is left on it is compared next
         else:
             lab.suite.start_daemon(daemon)
 
