@@ -311,11 +311,13 @@ def test_any_sequence_with_any_kill(running: Target, executioner: Executioner, r
         phases=(Phase.explicit, Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
         database=None,
+        # The same sequences each time: new ones are for a machine with somebody at it.
+        derandomize=True,
     )
     @given(st.lists(operation, min_size=4, max_size=9))
     def sequences(sequence: list[tuple[str, str, int, str, int, bool]]) -> None:
         try:
-            runner.run(play(running, executioner, sequence))
+            runner.run(asyncio.wait_for(play(running, executioner, sequence), 60))
         except BaseException:
             runner.run(running.empty())
             raise
