@@ -136,6 +136,6 @@ async def test_a_stranger_without_certificate_is_refused(cluster: Cluster, tmp_p
     other = Authority(tmp_path / "other").issue_names("nb", file="nb")
     tls = OvsdbTls(ca=str(other.ca), certificate=str(other.certificate), key=str(other.key))
     with pytest.raises(Unavailable, match="certificate verify failed"):
-        await OvsdbSession(cluster.remotes, "OVN_Northbound", tls=tls).start(deadline=1)
+        await OvsdbSession(cluster.remotes, "OVN_Northbound", tls=tls).start(deadline=4)
     with pytest.raises(Unavailable, match="needs TLS files"):
         await OvsdbSession(cluster.remotes, "OVN_Northbound").start(deadline=1)
