@@ -28,6 +28,7 @@ from cni.node.removing import Removing
 from cni.node.representors import Representors
 from cni.node.server import CniServer
 from cni.node.switch import Switch
+from cni.node.vswitchd import Vswitchd
 from dpu_offload_stubs.link.v1 import link_pb2, link_pb2_grpc
 from foundation.daemon.running import Daemon, StartError, run
 from foundation.daemon.serving import TlsFiles, listen_tls, make_server
@@ -140,7 +141,13 @@ class _Assembly:
         events.subscribe(representors.note, on_loss=representors.scan)
         representors.scan()
         representors.subscribe(lambda: self._keeper.add_functions())
-        return LocalOvsSide(switch, representors, node, representor_seconds=self._config.representor_seconds)
+        return LocalOvsSide(
+            switch,
+            representors,
+            node,
+            representor_seconds=self._config.representor_seconds,
+            vswitchd=Vswitchd(Path(self._config.ovs_run_dir)),
+        )
 
     # --- host: the OVS side is a DPU's ------------------------------------------------------------------------------
 

@@ -2,18 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from pyroute2 import IPRoute
 
 from cni.node import links
 from cni.node.attachments import Attachment
+from cni.node.conntrack import flush
 from cni.node.errors import LinkFailed, SwitchFailed
 from cni.node.keyed_locks import KeyedLocks
 from cni.node.netns import NetworkNamespace
 from cni.node.representors import Representors
 from cni.node.switch import Switch, SwitchPort
+from cni.node.vswitchd import Vswitchd
 
 _log = logging.getLogger(__name__)
 
@@ -53,15 +55,22 @@ class OvsSide(Protocol):
 
 class LocalOvsSide:
     def __init__(
-        self, switch: Switch, representors: Representors, node: NetworkNamespace, *, representor_seconds: float
+        self,
+        switch: Switch,
+        representors: Representors,
+        node: NetworkNamespace,
+        *,
+        representor_seconds: float,
+        vswitchd: Vswitchd,
     ) -> None:
         self._switch = switch
         self._representors = representors
         self._node = node
         self._representor_seconds = representor_seconds
+        self._vswitchd = vswitchd
         self._locks = KeyedLocks()
         self._users: dict[str, str] = {}
-        self._quieting: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
 
     def problem(self) -> str:
         return self._switch.problem()
@@ -95,9 +104,8 @@ class LocalOvsSide:
             del self._users[link]
         if attachment.function is not None and (link := self._present(attachment)):
             # The port is gone and nothing passes any more; the 20 ms that the kernel takes for this are nobody's wait.
-            task = asyncio.create_task(self._quiet(link), name=f"quiet {link}")
-            self._quieting.add(task)
-            task.add_done_callback(self._quieting.discard)
+            self._behind(self._quiet(link))
+        self._behind(flush(self._vswitchd, attachment.assignment.ips))
 
     async def mismatch(self, attachment: Attachment) -> str:
         link = self._present(attachment) if attachment.function is not None else attachment.link
@@ -136,6 +144,12 @@ class LocalOvsSide:
 
         async with self._locks.hold(link):
             await self._node.run(work)
+
+    def _behind(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs behind the answer."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def _quiet(self, link: str) -> None:
         """Takes a representor down that nobody uses (again): not at once, because the next pod often comes soon."""

@@ -1,0 +1,27 @@
+"""Forgets the connections of an address that has left, so that its next owner does not inherit them."""
+
+import ipaddress
+import logging
+from collections.abc import Iterable
+
+from cni.node.errors import TryLater
+from cni.node.vswitchd import Vswitchd
+
+_log = logging.getLogger(__name__)
+
+
+async def flush(vswitchd: Vswitchd, addresses: Iterable[str]) -> None:
+    """Connections from and to each address (with or without prefix length), in every zone of OVS' datapath.
+
+    A switch that is away has nothing to forget when it comes back with a userspace datapath; with the kernel's, entries
+    end by their own time-outs. So a failure is logged and goes no further.
+    """
+    for address in addresses:
+        ip = ipaddress.ip_interface(address).ip
+        kind = "ct_nw" if ip.version == 4 else "ct_ipv6"
+        for end in ("src", "dst"):
+            try:
+                await vswitchd.command("dpctl/flush-conntrack", f"{kind}_{end}={ip}")
+            except TryLater as error:
+                _log.warning("connections of %s are not flushed: %s", ip, error)
+                return
