@@ -7,6 +7,7 @@ Needs root (loop devices, mounts).
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -105,7 +106,7 @@ class Stack:
             store = {"bdev_name": "disk", "lvs_name": "lvs0", "clear_method": "none", "cluster_sz": MIB}
             await client.call("bdev_lvol_create_lvstore", store)
             await client.call("nvmf_create_transport", {"trtype": "TCP"})
-        await _until(lambda: _exists(layout.kubeconfig))
+        await _until(lambda: asyncio.to_thread(layout.kubeconfig.exists))
         async with await KubeClient.connect(str(layout.kubeconfig)) as kube:
             for name, labels in ((HOST_NODE, {}), (DPU_NODE, {"dpu-offload.io/host-node": HOST_NODE})):
                 meta = {"name": name, "labels": labels}
@@ -141,23 +142,12 @@ class Stack:
             orphan_grace_seconds=3600,
         )
         pool = {"address": f"unix:{layout.target_socket}", "lvstore": "lvs0", "portals": [self.portal]}
-        self.daemon(
-            "csi-controller",
-            socket=str(layout.csi_controller_socket),
-            kubeconfig=str(layout.kubeconfig),
-            tls=_tls(authority, "lab", "csi-controller"),
-            backends={"spdk": {"pools": {"p0": pool}}},
-        )
-        self.daemon(
-            "csi-node-host",
-            socket=str(layout.csi_host_socket),
-            node_name=HOST_NODE,
-            kubeconfig=str(layout.kubeconfig),
-            sysfs_root=str(layout.sysfs(HOST_NODE)),
-            dev_root=str(layout.devices),
-            state_directory=str(run / "host"),
-            physical_functions={"0": plan.STORAGE_PF},
-        )
+        settings = {"socket": str(layout.csi_controller_socket), "kubeconfig": str(layout.kubeconfig)}
+        tls = _tls(authority, "lab", "csi-controller")
+        self.daemon("csi-controller", tls=tls, backends={"spdk": {"pools": {"p0": pool}}}, **settings)
+        host = {"sysfs_root": str(layout.sysfs(HOST_NODE)), "dev_root": str(layout.devices)}
+        host |= {"socket": str(layout.csi_host_socket), "node_name": HOST_NODE, "state_directory": str(run / "host")}
+        self.daemon("csi-node-host", kubeconfig=str(layout.kubeconfig), **host)
 
     async def down(self) -> None:
         for mount in reversed(mounts.table()):
@@ -272,6 +262,12 @@ class Suite:
     def path(self, index: int) -> str:
         return str(self.stack.layout.run / "staging" / str(index))
 
+    async def bare_unstage(self, index: int) -> None:
+        mounts.unmount(self.path(index))
+
+    async def shown(self, index: int) -> bool:
+        return self.node_of(index) is not None
+
     def node_of(self, index: int) -> Path | None:
         """The disk's node on the host, once the lab's card has made it."""
         wanted = self.contexts[index]["namespaceUuid"]
@@ -304,12 +300,8 @@ async def measure(stack: Stack) -> None:
             ours = await together(getattr(suite, name), CROWD)
             goal = {"of": "value", "max": 3.0} if name == "create" else None
             report.add(f"csi_{name}_100_at_once", value=ours, unit="s", floor=bare, goal=goal)
-        report.add(
-            "csi_controller_memory",
-            value=stack.resident_mib("csi-controller"),
-            unit="MiB",
-            goal={"of": "value", "max": 80},
-        )
+        memory = stack.resident_mib("csi-controller")
+        report.add("csi_controller_memory", value=memory, unit="MiB", goal={"of": "value", "max": 80})
         await _stage(stack, suite)
 
 
@@ -329,14 +321,14 @@ async def _staged(suite: Suite) -> None:
         await suite.create(index)
     for index in range(STAGED):
         await suite.publish(index)
-        await _until(lambda index=index: _async(suite.node_of(index)))  # type: ignore[misc]  # default binds index
+        await _until(functools.partial(suite.shown, index))
     bare = await p50(lambda index: _bare_stage(suite, index), STAGED)
-    bare_reverse = await p50(lambda index: _async(mounts.unmount(suite.path(index))), STAGED)
+    bare_reverse = await p50(suite.bare_unstage, STAGED)
     for index in range(STAGED):
         await suite.unpublish(index)
     for index in range(STAGED, 2 * STAGED):
         await suite.publish(index)
-        await _until(lambda index=index: _async(suite.node_of(index)))  # type: ignore[misc]  # default binds index
+        await _until(functools.partial(suite.shown, index))
     ours = await p50(lambda index: suite.stage(STAGED + index), STAGED)
     reverse = await p50(lambda index: suite.unstage(STAGED + index), STAGED)
     report.add("csi_stage_p50", value=ours * 1000, unit="ms", floor=bare * 1000)
@@ -352,14 +344,6 @@ async def _bare_stage(suite: Suite, index: int) -> None:
     await process.wait()
     os.makedirs(suite.path(index), exist_ok=True)
     mounts.mount(str(node), suite.path(index), "ext4", [])
-
-
-async def _async(value: Any) -> Any:
-    return value
-
-
-async def _exists(path: Path) -> bool:
-    return path.exists()
 
 
 async def _ready(suite: Suite) -> bool:
