@@ -253,7 +253,7 @@ class Reflector(Generic[T]):
                 old = None
             elif old.metadata.resource_version == new.metadata.resource_version:
                 return  # a relist shows most objects as they are here already
-        self._sharing.share(new)
+        self._sharing.share(new, old)
         self._store[key] = new
         self._report_change(Change("added" if old is None else "updated", key, old, new))
 

@@ -16,6 +16,7 @@ from foundation.kube.errors import Malformed
 from foundation.kube.models.meta import LabelSelector, LabelSelectorRequirement
 from foundation.kube.resources import ALL, CONFIG_MAPS, ENDPOINT_SLICES, NETWORK_POLICIES, PODS, Resource
 from foundation.kube.selectors import InvalidSelector, matches, validate
+from foundation.kube.sharing import Sharing
 from foundation.kube.watching import Pace, lines
 from lab.apiserver import patches
 from lab.apiserver.selectors import by_labels
@@ -211,3 +212,37 @@ def test_a_storm_ends() -> None:
         assert pace.pause(20) == Pace.PAUSE
     now += 0.02
     assert pace.pause(2) == 0.0
+
+
+def test_siblings_share_what_they_have_in_common_and_nothing_else() -> None:
+    decoder = ObjectDecoder(PODS)
+
+    def decode(name: str, port: int, version: str = "1") -> Any:
+        body = {
+            "metadata": {
+                "name": name,
+                "uid": name,
+                "resourceVersion": version,
+                "labels": {"app": "web"},
+                "ownerReferences": [{"kind": "ReplicaSet", "name": "web", "uid": "u"}],
+            },
+            "spec": {
+                "containers": [{"name": "c", "ports": [{"containerPort": port}], "resources": {"limits": {"x": 1}}}]
+            },
+        }
+        return decoder.one(msgspec.json.encode(body), request="test")
+
+    sharing = Sharing()
+    one, two, other = decode("one", 80), decode("two", 80), decode("other", 81)
+    for each in (one, two, other):
+        sharing.share(each)
+    assert (one, two, other) == (decode("one", 80), decode("two", 80), decode("other", 81))
+    assert one.metadata.labels is two.metadata.labels is other.metadata.labels
+    assert one.metadata.owner_references is two.metadata.owner_references
+    assert one.spec.containers is two.spec.containers
+    assert other.spec.containers is not one.spec.containers
+    newer = decode("one", 81, "2")
+    sharing.share(newer, one)
+    assert newer == decode("one", 81, "2")
+    assert newer.metadata.labels is one.metadata.labels
+    assert newer.spec.containers is other.spec.containers
