@@ -65,6 +65,16 @@ class Cluster:
     def remotes(self) -> str:
         return ",".join(f"ssl:127.0.0.1:{port}" for port in self.ports.values())
 
+    async def whole(self) -> None:
+        """Returns when every member has joined: before that the loss of one may be the loss of the majority."""
+        for index in self.processes:
+            async with OvsdbSession(f"unix:{self.directory}/{index}.sock", "_Server") as session:
+                rows: list[dict[str, object]] = []
+                while not any(row["name"] == "OVN_Northbound" and row["connected"] for row in rows):
+                    (result,) = await session.transact(op.select("Database", (), ["name", "connected"]))
+                    rows = result.rows
+                    await asyncio.sleep(0.05)
+
     async def leader(self) -> int:
         """The member that says it leads."""
         for _ in range(100):
@@ -99,6 +109,7 @@ def cluster(directory: Path) -> Iterator[Cluster]:
 # Elections take seconds, and many of them on a machine that is busy with other things.
 @pytest.mark.timeout(240)
 async def test_a_killed_leader_costs_no_row(cluster: Cluster) -> None:
+    await cluster.whole()
     session = OvsdbSession(cluster.remotes, "OVN_Northbound", tls=cluster.tls, leader_only=True)
     session.monitor({"Logical_Switch": ["name"]})
     await session.start(deadline=60)
