@@ -120,11 +120,16 @@ class Inventory:
                 address=address,
                 netdev=name,
                 operstate=_text(attributes / "operstate"),
-                switch_id=_text(attributes / "phys_switch_id"),
+                switch_id=_text(attributes / "phys_switch_id") or self._switch_id(function),
                 number=function.pf_number,
                 link_type=_LINK_TYPES.get(_text(attributes / "type"), ""),
             )
         return Physical(address, number=function.pf_number)
+
+    def _switch_id(self, function: PciFunction) -> str:
+        """Of any port below the PF: its own netdev need not be one, where the uplink is a netdev beside it."""
+        paths = (self._sysfs.root / "class/net" / name / "phys_switch_id" for name in function.netdevs)
+        return next((found for path in paths if (found := _text(path))), "")
 
     def _uplinks(self, function: PciFunction) -> Iterator[str]:
         """The PF's own netdev; in switchdev mode representors hang below the same PCI function."""

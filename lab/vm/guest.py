@@ -150,7 +150,8 @@ class Guest:
         ]
         firmware = [word for directory in unpacked.firmware for word in ("-L", str(directory))]
         return [
-            *("nice", "-n", "10", str(unpacked.qemu), *firmware),
+            # A guest never outlives who started it, however that one ends.
+            *("setpriv", "--pdeathsig", "KILL", "nice", "-n", "10", str(unpacked.qemu), *firmware),
             *("-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35", "-m", str(self._memory), "-smp", "2"),
             *("-display", "none", "-nodefaults", "-serial", f"file:{self.console}"),
             *("-qmp", f"unix:{self._sockets}/qmp,server=on,wait=off"),
