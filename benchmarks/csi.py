@@ -33,7 +33,7 @@ from foundation.kube.resources import NODES
 from foundation.spdk.client import SpdkClient
 from lab import processes
 from lab.certificates import Authority
-from lab.hardware import plan
+from lab.hardware import loops, plan
 from lab.hardware.card import Card
 from lab.hardware.sysfs import NVME_CLASS, PciEntry, SysfsTree
 from lab.layout import DPU_NODE, HOST_NODE, Layout
@@ -314,6 +314,8 @@ async def _stage(stack: Stack, suite: Suite) -> None:
     finally:
         task.cancel()
         await asyncio.wait([task])
+        for device in await loops.below(stack.layout.run):
+            await loops.detach(device)
 
 
 async def _staged(suite: Suite) -> None:
