@@ -16,7 +16,7 @@ import yaml
 from foundation.daemon.work import Backoff
 from foundation.kube.client import KubeClient
 from foundation.spdk.client import SpdkClient
-from lab import clearing, configurations, processes, record, setting
+from lab import clearing, configurations, processes, record, setting, threads
 from lab.certificates import Authority
 from lab.demo.steps import Recorder
 from lab.hardware import plan
@@ -80,7 +80,7 @@ class Suite:
             notes.text = "real OVN and OVS in network namespaces"
         async with steps.step("certificates, sysfs trees, configuration files"):
             ports = configurations.Ports.choose(free_port)
-            await asyncio.to_thread(self._lay_out, ports)
+            await threads.to_the_end(self._lay_out, ports)
         async with steps.step("API server" if self.options.kubeconfig is None else "API server: the given one"):
             await self._start_api_server(ports)
         async with steps.step("storage target and the DPU's SPDK"):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+from lab import threads
 
 SECONDS = 20.0
 
@@ -18,7 +19,7 @@ async def run(*command: str | Path, stdin: str = "") -> str:
     """Standard output of `command`. Raises CommandFailed, also when the tool is missing or takes too long."""
     words = [str(word) for word in command]
     try:
-        done = await asyncio.to_thread(
+        done = await threads.to_the_end(
             subprocess.run, words, input=stdin, capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except FileNotFoundError:
