@@ -300,7 +300,11 @@ class Attacher:
                 await self.detach(volume_id, deadline=_UNBOUNDED)
                 return
             await self._work.run(
-                volume_id, _attaching(record.specification), lambda: self._repair_now(volume_id), deadline=_UNBOUNDED
+                volume_id,
+                _attaching(record.specification),
+                lambda: self._repair_now(volume_id),
+                deadline=_UNBOUNDED,
+                background=True,
             )
 
     async def _repair_now(self, volume_id: str) -> pb.Attachment | None:

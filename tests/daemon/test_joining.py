@@ -56,6 +56,38 @@ def test_other_parameters_are_a_conflict_and_other_keys_are_not(jumping: Jumping
     jumping(main)
 
 
+def test_a_caller_waits_for_the_end_of_work_that_nobody_asked_for(jumping: Jumping) -> None:
+    async def main() -> list[str]:
+        joining: Joining[str, str] = Joining(name="volume")
+        repair = asyncio.create_task(
+            joining.run("v", "as it was", work(2, ValueError("gone")), deadline=9, background=True)
+        )
+        await asyncio.sleep(0)
+        with pytest.raises(StillRunning, match=r"^volume v: still running after 1 s; retry to join it$"):
+            await joining.run("v", "detach", work(0), deadline=1)
+        calls = [joining.run("v", wanted, work(3, wanted), deadline=9) for wanted in ("detach", "detach", "as it was")]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert asyncio.get_running_loop().time() == 5
+        with pytest.raises(ValueError, match="gone"):
+            await repair
+        return [str(answer) for answer in answers]
+
+    assert jumping(main) == ["detach", "detach", "gone"]
+
+
+def test_callers_who_want_different_things_after_a_repair_do_not_wait_for_one_another(jumping: Jumping) -> None:
+    async def main() -> list[str]:
+        joining: Joining[str, str] = Joining(name="volume")
+        repair = asyncio.create_task(joining.run("v", "as it was", work(2), deadline=9, background=True))
+        await asyncio.sleep(0)
+        calls = [joining.run("v", wanted, work(3, wanted), deadline=9) for wanted in ("detach", "attach")]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        await repair
+        return [type(answer).__name__ for answer in answers]
+
+    assert jumping(main) == ["str", "Conflict"]
+
+
 def test_work_outlives_its_caller_s_deadline_and_a_retry_joins_it(jumping: Jumping) -> None:
     started: list[float] = []
 
