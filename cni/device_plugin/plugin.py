@@ -11,7 +11,6 @@ from pathlib import Path
 
 from cni.device_plugin.allocation import Allocator
 from cni.device_plugin.candidates import Device
-from cni.device_plugin.directory_watch import DirectoryWatch
 from cni.device_plugin.inventory import Inventory
 from cni.device_plugin.kubelet import Patience, Registration
 from cni.device_plugin.link_events import LinkEvents
@@ -20,6 +19,7 @@ from cni.device_plugin.resource_server import ResourceServer
 from foundation.daemon import metrics
 from foundation.daemon.running import Daemon
 from foundation.daemon.work import Backoff
+from foundation.inotify import DirectoryWatch
 from foundation.pci.uevents import OVERFLOW, Uevent, Uevents
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from foundation.daemon.work import Backoff
+from foundation.inotify import DirectoryWatch
 from lab.hardware import loops, plan
-from lab.hardware.inotify import DirectoryWatch
 from lab.hardware.sysfs import SysfsTree
 from lab.hardware.uevents import UeventSender
 
@@ -71,16 +71,18 @@ class Card:
         """Follow the directory until cancelled."""
         self._directory.mkdir(parents=True, exist_ok=True)
         self._devices.mkdir(parents=True, exist_ok=True)
-        with DirectoryWatch(self._directory) as watch:
+        changed = asyncio.Event()
+        with DirectoryWatch(self._directory, lambda _name: changed.set()):
             try:
                 while True:
+                    changed.clear()
                     for name in [name for name, task in self._tasks.items() if task.done()]:
                         self._tasks.pop(name).result()
                     for slot in sorted(self._directory.iterdir()):
                         if _SLOT.fullmatch(slot.name) and slot.name not in self._tasks:
                             self._tasks[slot.name] = asyncio.create_task(self._slot(slot), name=slot.name)
-                            self._tasks[slot.name].add_done_callback(lambda _task: watch.wake())
-                    await watch.changed()
+                            self._tasks[slot.name].add_done_callback(lambda _task: changed.set())
+                    await changed.wait()
             finally:
                 for task in self._tasks.values():
                     task.cancel()
@@ -89,10 +91,16 @@ class Card:
 
     async def _slot(self, slot: Path) -> None:
         """One life of a function's directory: follow it while it is there, unplug the function when it goes."""
+        changed, gone = asyncio.Event(), asyncio.Event()
+
+        def note(name: str) -> None:
+            changed.set()
+            if not name:
+                gone.set()
+
         try:
-            watch = DirectoryWatch(slot)
-            with watch:
-                await self._follow(slot, watch)
+            with DirectoryWatch(slot, note):
+                await self._follow(slot, changed, gone)
         except FileNotFoundError:
             pass  # gone before it could be watched
         controller = self._controllers.get(slot.name)
@@ -101,18 +109,20 @@ class Card:
                 await self._remove(controller, nsid)
             self._drop(slot.name, controller)
 
-    async def _follow(self, slot: Path, watch: DirectoryWatch) -> None:
+    async def _follow(self, slot: Path, changed: asyncio.Event, gone: asyncio.Event) -> None:
         refused = 0
-        while not watch.deleted:
+        while not gone.is_set():
+            changed.clear()
             try:
                 reader, writer = await asyncio.open_unix_connection(slot / "cntrl", limit=LONGEST_LINE)
             except FileNotFoundError:
-                await watch.changed()
+                await changed.wait()
                 continue
             except ConnectionRefusedError:
                 # Bound but not listening yet, or left by a killed server: no event tells when that ends.
                 refused += 1
-                await watch.changed(within=_REFUSED.delay(refused))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), _REFUSED.delay(refused))
                 continue
             refused = 0
             try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+# include/uapi/linux/inotify.h
 _CREATE, _DELETE, _DELETE_SELF, _MOVED_FROM, _MOVED_TO = 0x100, 0x200, 0x400, 0x40, 0x80
 _IGNORED, _OVERFLOW = 0x8000, 0x4000
 _MASK = _CREATE | _DELETE | _DELETE_SELF | _MOVED_FROM | _MOVED_TO
