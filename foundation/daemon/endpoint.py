@@ -1,4 +1,4 @@
-"""The HTTP endpoint of a daemon: /metrics, /healthz, /readyz.
+"""The HTTP endpoint of a daemon: /metrics, /healthz, /readyz, with what the daemon itself has to say in JSON.
 
 Sixty lines of HTTP/1.1 rather than a web framework: aiohttp's server alone would cost 17 MiB in every daemon of every
 node.
@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import stat
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -18,9 +22,16 @@ from foundation.daemon import logs, metrics
 from foundation.daemon.health import Health
 from foundation.daemon.sockets import bind_unix
 
+_log = logging.getLogger(__name__)
+
 _REQUEST_SECONDS = 5.0
+_ANSWER_SECONDS = 30.0
 _LARGEST_HEAD = 16 * 1024
 _JSON = "application/json"
+_STATUS = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
+
+Page: TypeAlias = Callable[[Mapping[str, str]], Awaitable[tuple[int, object]]]
+"""Gets the query's parameters; gives the status (200, 400, 404 or 503) and what is sent as JSON."""
 
 
 class Endpoint:
@@ -31,7 +42,12 @@ class Endpoint:
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
         self._serving: set[asyncio.Task[None]] = set()
+        self._pages: dict[str, Page] = {}
         self.address = ""
+
+    def serve(self, path: str, page: Page) -> None:
+        """Answer GET requests for `path`, such as "/offload", with `page`."""
+        self._pages[path] = page
 
     async def start(self, listen: str) -> None:
         """Listen on `host:port`, `[v6]:port` or `unix:/path`.
@@ -79,7 +95,8 @@ class Endpoint:
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
-                status, kind, body = self._answer(head.split(b"\r\n", 1)[0].decode("latin-1"))
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                status, kind, body = await self._answer(head.split(b"\r\n", 1)[0].decode("latin-1"))
                 writer.write(
                     f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
                     "Cache-Control: no-store\r\nConnection: close\r\n\r\n".encode("latin-1")
@@ -96,13 +113,16 @@ class Endpoint:
             if task is not None:
                 self._serving.discard(task)
 
-    def _answer(self, request_line: str) -> tuple[str, str, bytes]:
+    async def _answer(self, request_line: str) -> tuple[str, str, bytes]:
         method, _, rest = request_line.partition(" ")
-        path = rest.partition(" ")[0].partition("?")[0]
-        if path not in ("/metrics", "/healthz", "/readyz"):
-            return "404 Not Found", "text/plain", b"served here: /metrics /healthz /readyz\n"
+        path, _, query = rest.partition(" ")[0].partition("?")
+        served = ("/metrics", "/healthz", "/readyz", *self._pages)
+        if path not in served:
+            return "404 Not Found", "text/plain", f"served here: {' '.join(served)}\n".encode()
         if method not in ("GET", "HEAD"):
             return "405 Method Not Allowed", "text/plain", b"only GET and HEAD\n"
+        if path in self._pages:
+            return await self._page(path, dict(parse_qsl(query, keep_blank_values=True)))
         if path == "/metrics":
             kind, body = metrics.exposition()
             return "200 OK", kind, body
@@ -116,3 +136,11 @@ class Endpoint:
         ready = self._health.ready
         status = "200 OK" if ready else "503 Service Unavailable"
         return status, _JSON, msgspec.json.encode({"ready": ready, "checks": checks}) + b"\n"
+
+    async def _page(self, path: str, parameters: Mapping[str, str]) -> tuple[str, str, bytes]:
+        try:
+            number, content = await self._pages[path](parameters)
+        except Exception:
+            _log.exception("answering %s failed by a fault of ours", path)
+            return "500 Internal Server Error", _JSON, b'{"error":"the daemon\'s log has the reason"}\n'
+        return f"{number} {_STATUS[number]}", _JSON, msgspec.json.encode(content) + b"\n"

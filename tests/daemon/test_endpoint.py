@@ -7,7 +7,7 @@ import contextlib
 import json
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -133,6 +133,29 @@ async def test_metrics_are_prometheus_text_under_our_name(endpoint: Endpoint) ->
 )
 async def test_odd_requests_get_a_plain_answer(endpoint: Endpoint, request_line: str, status: str) -> None:
     assert (await exchange(endpoint, f"{request_line}\r\n\r\n".encode()))[0] == f"HTTP/1.1 {status}"
+
+
+async def test_a_daemons_own_page_gets_the_query_and_answers_json(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def page(parameters: Mapping[str, str]) -> tuple[int, object]:
+        if "fail" in parameters:
+            raise LookupError(parameters["fail"])
+        return (200 if parameters else 404), parameters
+
+    endpoint.serve("/pods", page)
+    status, headers, body = await get(endpoint, "/pods?pod=a%2Fb&empty=")
+    assert (status, headers["Content-Type"], json.loads(body)) == (
+        "HTTP/1.1 200 OK",
+        "application/json",
+        {"pod": "a/b", "empty": ""},
+    )
+    assert (await get(endpoint, "/pods"))[0] == "HTTP/1.1 404 Not Found"
+    assert (await exchange(endpoint, b"POST /pods HTTP/1.1\r\n\r\n"))[0] == "HTTP/1.1 405 Method Not Allowed"
+    assert b"/pods" in (await get(endpoint, "/elsewhere"))[2]
+    status, _, body = await get(endpoint, "/pods?fail=hidden-cause")
+    assert (status, b"hidden-cause" in body) == ("HTTP/1.1 500 Internal Server Error", False)
+    assert "answering /pods failed" in caplog.text
 
 
 async def test_head_has_the_length_but_not_the_body(endpoint: Endpoint) -> None:
