@@ -5,6 +5,7 @@ One JSON object a line, answered by {"ok":true}:
 {"do":"drop","method","times"}: the connection is cut instead of a reply;
 {"do":"garble","method","times"}: a reply that is no JSON;
 {"do":"silence","method","times"}: not carried out, never answered;
+{"do":"hold","method","times"}: the reply waits for a clear; {"held":method} tells the asker that it does;
 {"do":"clear"}: no more of it.
 ``method`` "*" is any; ``times`` 0 is for ever. But for silence the call itself is carried out.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +28,14 @@ class Fault:
     method: str
     times: int = 1
     seconds: float = 0.0
+    writer: asyncio.StreamWriter | None = None
+    """Who asked for it."""
 
 
 class Faults:
     def __init__(self) -> None:
         self._faults: list[Fault] = []
+        self._held: list[Callable[[], None]] = []
         self._server: asyncio.Server | None = None
 
     async def listen(self, path: str) -> None:
@@ -40,12 +45,24 @@ class Faults:
         while line := await reader.readline():
             asked: dict[str, Any] = json.loads(line)
             if asked["do"] == "clear":
-                self._faults.clear()
+                self._clear()
             else:
-                self._faults.append(Fault(**asked))
+                self._faults.append(Fault(**asked, writer=writer))
             writer.write(b'{"ok":true}\n')
             await writer.drain()
         writer.close()
+
+    def _clear(self) -> None:
+        self._faults.clear()
+        held, self._held = self._held, []
+        for release in held:
+            release()
+
+    def hold(self, fault: Fault, method: str, release: Callable[[], None]) -> None:
+        """Keep a reply back until the next clear."""
+        self._held.append(release)
+        if fault.writer is not None and not fault.writer.is_closing():
+            fault.writer.write(json.dumps({"held": method}).encode() + b"\n")
 
     def take(self, method: str) -> Fault | None:
         """The fault that hits this call, if one does; counted as used."""
@@ -62,14 +79,20 @@ class Faults:
 class Faulty:
     """Takes a call's reply and spoils it."""
 
-    def __init__(self, fault: Fault, replies: Connection | Batch, connection: Connection) -> None:
+    def __init__(
+        self, faults: Faults, fault: Fault, method: str, replies: Connection | Batch, connection: Connection
+    ) -> None:
+        self._faults = faults
         self._fault = fault
+        self._method = method
         self._replies = replies
         self._connection = connection
 
     def reply(self, data: bytes) -> None:
         if self._fault.do == "delay":
             asyncio.get_running_loop().call_later(self._fault.seconds, self._replies.reply, data)
+        elif self._fault.do == "hold":
+            self._faults.hold(self._fault, self._method, lambda: self._replies.reply(data))
         elif self._fault.do == "drop":
             self._connection.drop()
         elif self._fault.do == "garble":
@@ -79,10 +102,11 @@ class Faulty:
 def spoil(faults: Faults | None, call: Call, replies: Connection | Batch) -> Connection | Batch | Faulty | None:
     """Where the reply of ``call`` goes; None when it is never to be answered."""
     fault = faults.take(call.method) if faults else None
-    if fault is None:
+    if faults is None or fault is None:
         return replies
     if fault.do == "silence":
         return None
     from lab.spdk.server import Batch
 
-    return Faulty(fault, replies, replies.connection if isinstance(replies, Batch) else replies)
+    connection = replies.connection if isinstance(replies, Batch) else replies
+    return Faulty(faults, fault, call.method, replies, connection)

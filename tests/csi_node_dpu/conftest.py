@@ -43,22 +43,24 @@ class NodeDpuRig:
         issued = self.authority.issue(node=node, component=component)
         return TlsFiles(ca=str(issued.ca), certificate=str(issued.certificate), key=str(issued.key))
 
-    async def start(self, *, grace: float = 0.5) -> None:
+    async def start(self) -> None:
+        self.daemon = Daemon("csi-node-dpu")
+        await start(self.config(), self.daemon)
+
+    def config(self) -> CsiNodeDpuConfig:
         tls = self.files("csi-node-dpu")
-        config = CsiNodeDpuConfig(
+        return CsiNodeDpuConfig(
             node_name=DPU,
             listen=f"127.0.0.1:{self.port}",
             advertise=f"127.0.0.1:{self.port}",
             tls=TlsConfig(ca=tls.ca, certificate=tls.certificate, key=tls.key),
             kubeconfig=str(self.directory / "kubeconfig"),
             attacher=f"unix:{self.dpu.attacher_socket}",
-            orphan_grace_seconds=grace,
+            orphan_grace_seconds=0.5,
             announce_seconds=0.05,
             beat_seconds=1.0,
             http="",
         )
-        self.daemon = Daemon("csi-node-dpu")
-        await start(config, self.daemon)
 
     async def stop(self) -> None:
         if self.daemon is not None:
@@ -100,8 +102,12 @@ class NodeDpuRig:
         }
         await self.kube.create(VOLUME_ATTACHMENTS, body)
         if attached:
-            status = {"attached": True, "attachmentMetadata": {"dpuNode": dpu}}
-            await self.kube.merge_patch(VOLUME_ATTACHMENTS, name, "", {"status": status}, "status")
+            await self.confirm(name, dpu=dpu)
+
+    async def confirm(self, name: str, *, dpu: str = DPU) -> None:
+        """As external-attacher does after ControllerPublishVolume."""
+        status = {"attached": True, "attachmentMetadata": {"dpuNode": dpu}}
+        await self.kube.merge_patch(VOLUME_ATTACHMENTS, name, "", {"status": status}, "status")
 
     async def attached(self) -> dict[str, attacher_pb2.Attachment]:
         listed = await self.dpu.stub.List(attacher_pb2.ListRequest())
@@ -109,7 +115,8 @@ class NodeDpuRig:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path, pair: Pair) -> AsyncIterator[NodeDpuRig]:
+async def bare(tmp_path: Path, pair: Pair) -> AsyncIterator[NodeDpuRig]:
+    """Two SPDKs and Kubernetes, and none of our daemons."""
     dpu = DpuRig(tmp_path, pair)
     async with ApiServer("127.0.0.1:0") as api:
         api.kubeconfig(tmp_path / "kubeconfig")
@@ -117,8 +124,15 @@ async def rig(tmp_path: Path, pair: Pair) -> AsyncIterator[NodeDpuRig]:
             labels = {"dpu-offload.io/mode": "dpu", "dpu-offload.io/host-node": HOST}
             node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": DPU, "labels": labels}}
             await kube.create(NODES, node)
-            await dpu.start()
+            await dpu.start_spdks()
             rig = NodeDpuRig(tmp_path, dpu, api, kube, Authority(tmp_path / "pki"))
             yield rig
             await rig.stop()
             await dpu.stop()
+
+
+@pytest.fixture
+async def rig(bare: NodeDpuRig) -> NodeDpuRig:
+    """As `bare`, with the two daemons below csi-node-dpu."""
+    await bare.dpu.start_daemons()
+    return bare

@@ -1,39 +1,55 @@
-"""opi-bridge and volume-attacher in one process that can be killed: python -m tests.dpu_rig.daemons DIRECTORY SPDK."""
+"""Starts daemons as processes of their own, without their imports each time: python -m tests.dpu_rig.daemons.
 
-import asyncio
+One command a line: "start MODULE CONFIG LOG", answered by the process's id, and "kill PID", answered when it is dead.
+All end with standard input. Here gRPC is only imported, never used, so that forking does no harm.
+"""
+
+import importlib
+import os
+import signal
 import sys
-from pathlib import Path
 
-import opi_bridge.app
-import volume_attacher.app
-from foundation.daemon.running import Daemon
-from opi_bridge.config import CardConfig, OpiBridgeConfig, PhysicalFunction
-from tests.dpu_rig.rig import HOST_NQN
-from volume_attacher.config import VolumeAttacherConfig
+# Loaded once for all.
+APPS = {name: importlib.import_module(name) for name in ("opi_bridge.app", "volume_attacher.app", "csi.node_dpu.app")}
 
 
-async def serve(directory: Path, spdk: str) -> None:
-    bridge = OpiBridgeConfig(
-        socket=str(directory / "bridge.sock"),
-        spdk=spdk,
-        path_beat_seconds=0.2,
-        card=CardConfig(directory=str(directory / "f"), functions=[PhysicalFunction(virtual_functions=8)]),
-        http="",
-    )
-    attacher = VolumeAttacherConfig(
-        socket=str(directory / "attacher.sock"),
-        bridge=f"unix:{directory / 'bridge.sock'}",
-        state_directory=str(directory / "state"),
-        host_nqn=HOST_NQN,
-        http="",
-    )
-    async with Daemon("opi-bridge") as one, Daemon("volume-attacher") as two:
-        await opi_bridge.app.start(bridge, one)
-        await volume_attacher.app.start(attacher, two)
-        sys.stdout.write("serving\n")
+def start(module: str, config: str, log: str) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    with open(log, "ab") as output, open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    sys.argv = [module, "--config", config]
+    APPS[module].main()
+    os._exit(0)
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def main() -> None:
+    alive: set[int] = set()
+    for line in sys.stdin:
+        match line.split():
+            case ["start", module, config, log]:
+                pid = start(module, config, log)
+                alive.add(pid)
+                answer = str(pid)
+            case ["kill", pid_]:
+                alive.remove(int(pid_))
+                kill(int(pid_))
+                answer = "dead"
+            case _:
+                raise ValueError(line)
+        sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
-        await two.stopping.wait()
+    for pid in alive:
+        kill(pid)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]), sys.argv[2]))
+    main()

@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,8 +165,14 @@ class DpuRig:
         return attacher_pb2_grpc.VolumeAttacherStub(self.channel)
 
     async def start(self) -> None:
+        await self.start_spdks()
+        await self.start_daemons()
+
+    async def start_spdks(self) -> None:
         await asyncio.gather(self.target.start(), self.dpu.start())
         await self.open_target()
+
+    async def start_daemons(self) -> None:
         await self.start_bridge()
         if self.with_attacher:
             await self.start_attacher()
@@ -177,10 +183,14 @@ class DpuRig:
             await self.at_target.call("nvmf_create_transport", {"trtype": "TCP"})
 
     async def start_bridge(self) -> None:
+        self.bridge = Daemon("opi-bridge")
+        await opi_bridge.app.start(self.bridge_config(), self.bridge)
+
+    def bridge_config(self) -> OpiBridgeConfig:
         ranges = [PhysicalFunction(physical_function=0, virtual_functions=self.functions, vuid="TEST{pf}.{vf}")]
         if self.hotplug:
             ranges.append(PhysicalFunction(physical_function=1, virtual_functions=self.hotplug, hotplug=True))
-        config = OpiBridgeConfig(
+        return OpiBridgeConfig(
             socket=str(self.bridge_socket),
             spdk=self.dpu.address,
             keys=str(self.directory / "keys"),
@@ -191,11 +201,9 @@ class DpuRig:
             http="",
             **self.bridge_options,
         )
-        self.bridge = Daemon("opi-bridge")
-        await opi_bridge.app.start(config, self.bridge)
 
-    async def start_attacher(self) -> None:
-        config = VolumeAttacherConfig(
+    def attacher_config(self) -> VolumeAttacherConfig:
+        return VolumeAttacherConfig(
             socket=str(self.attacher_socket),
             bridge=f"unix:{self.bridge_socket}",
             state_directory=str(self.directory / "state"),
@@ -203,11 +211,17 @@ class DpuRig:
             http="",
             **self.attacher_options,
         )
+
+    async def start_attacher(self) -> None:
         self.attacher = Daemon("volume-attacher")
-        await volume_attacher.app.start(config, self.attacher)
+        await volume_attacher.app.start(self.attacher_config(), self.attacher)
+        self.dial()
+        await self.ready()
+
+    def dial(self) -> None:
+        """Open the channel to the attacher, whoever runs it."""
         if self.channel is None:
             self.channel = dial(f"unix:{self.attacher_socket}", name="volume-attacher", deadline=30)
-        await self.ready()
 
     async def ready(self) -> None:
         """Wait until the attacher has read the card."""
@@ -238,6 +252,18 @@ class DpuRig:
         writer.write(json.dumps(wish).encode() + b"\n")
         assert json.loads(await reader.readline())["ok"]
         writer.close()
+
+    @contextlib.asynccontextmanager
+    async def held(self, method: str) -> AsyncIterator[Awaitable[object]]:
+        """Keep back the DPU's reply to the next call of `method`, until the block ends; yields the call's coming."""
+        reader, writer = await asyncio.open_unix_connection(str(self.dpu.faults))
+        writer.write(json.dumps({"do": "hold", "method": method, "times": 1}).encode() + b"\n")
+        assert json.loads(await reader.readline())["ok"]
+        try:
+            yield asyncio.wait_for(reader.readline(), 30)
+        finally:
+            writer.close()
+            await self.fault(do="clear")
 
     async def restart_dpu(self) -> None:
         await self.dpu.kill()
