@@ -6,13 +6,17 @@ import msgspec
 
 from csi.errors import InvalidArgument
 
+_WHERE_NEEDED = ("portals", "hostNqn", "passthrough", "access")
+
 
 class PublishContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Where the host finds the disk, or how its kernel connects to it. All values travel as text.
 
     `vuid` and `pci_address` may be empty: then the host works the function out from `port`, `pf` and `vf` (1-based,
     0 is the physical function itself). `size_bytes` is the least size the disk must show. `portals` (a JSON list of
-    {transport, address, port}) and `host_nqn` are there only where the host's own kernel connects.
+    {transport, address, port}) and `host_nqn` are there only where the host's own kernel connects. With `passthrough`
+    the function itself is wanted on vfio-pci, not a disk of the host. `access` tells csi-controller, after a restart,
+    what this publication may do: `single` or `shared` writing, or `reader`.
     """
 
     dpu_node: str = ""
@@ -27,10 +31,13 @@ class PublishContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     size_bytes: int = 0
     portals: str = ""
     host_nqn: str = ""
+    passthrough: bool = False
+    access: str = ""
 
     def as_text(self) -> dict[str, str]:
         given: dict[str, object] = msgspec.to_builtins(self)
-        return {key: str(value) for key, value in given.items() if key not in ("portals", "hostNqn") or value}
+        words = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in given.items()}
+        return {key: words[key] for key, value in given.items() if key not in _WHERE_NEEDED or value}
 
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> "PublishContext":

@@ -34,6 +34,9 @@ def check(
         raise InvalidArgument(
             f"StorageClass parameter encryptionInTransit: backend {backend_name} has no place for keys"
         )
+    for capability in request.volume_capabilities:
+        if reason := volume_context.refusal(capability, volume_context.of_new_volume((), common)):
+            raise InvalidArgument(reason)
     qos = parameters.parse_qos(request.mutable_parameters)
     if request.mutable_parameters and not backend.capabilities.qos:
         raise InvalidArgument(f"backend {backend_name} has no quality of service, so no VolumeAttributesClass")

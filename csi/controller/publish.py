@@ -49,6 +49,8 @@ async def publish(
     capability = capabilities.check_one(request)
     backend, volume_id = parts.volume(request.volume_id)
     context = volume_context.parse(request.volume_context)
+    if reason := volume_context.refusal(capability, context):
+        raise InvalidArgument(f"volume {volume_id}: {reason}")
     keys = secrets.host_keys(
         request.secrets,
         authentication=context.authentication,
@@ -89,7 +91,7 @@ async def publish(
             f"volume {volume_id} is published to node {request.node_id} in another way: {error}"
         ) from error
     return csi_pb2.ControllerPublishVolumeResponse(
-        publish_context=_context(dpu, volume_id, volume.size, attachment).as_text()
+        publish_context=_context(dpu, volume_id, volume.size, attachment, passthrough=context.passthrough).as_text()
     )
 
 
@@ -199,7 +201,9 @@ def _credentials(keys: HostKeys) -> attacher_pb2.Credentials:
     )
 
 
-def _context(dpu: Dpu, volume_id: identity.VolumeId, size: int, attachment: attacher_pb2.Attachment) -> PublishContext:
+def _context(
+    dpu: Dpu, volume_id: identity.VolumeId, size: int, attachment: attacher_pb2.Attachment, *, passthrough: bool
+) -> PublishContext:
     function = attachment.function
     return PublishContext(
         dpu_node=dpu.node,
@@ -212,4 +216,5 @@ def _context(dpu: Dpu, volume_id: identity.VolumeId, size: int, attachment: atta
         nsid=attachment.nsid or identity.REMOTE_NSID,
         subsystem_nqn=attachment.subsystem_nqn,
         size_bytes=attachment.size_bytes or size,
+        passthrough=passthrough,
     )

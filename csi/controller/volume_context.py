@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from csi import capabilities
 from csi.errors import InvalidArgument
 from csi.framework.backend import Portal
 from csi.framework.parameters import ClassParameters
+from dpu_offload_stubs.csi import csi_pb2
 
 
 class VolumeContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -21,6 +23,7 @@ class VolumeContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     encryption: bool = False
     authentication: bool = False
     encryption_in_transit: bool = False
+    passthrough: bool = msgspec.field(default=False, name="dpu-offload.io/passthrough")
 
     def as_text(self) -> dict[str, str]:
         return {key: str(value).lower() if isinstance(value, bool) else value for key, value in _items(self)}
@@ -31,13 +34,16 @@ def _items(context: VolumeContext) -> list[tuple[str, str | bool]]:
 
 
 def of_new_volume(portals: Sequence[Portal], parameters: ClassParameters) -> VolumeContext:
+    policy = parameters.function_policy
     return VolumeContext(
         portals=msgspec.json.encode(list(portals)).decode(),
         transport=parameters.transport,
-        function_policy=parameters.function_policy,
+        # A function that a virtual machine has cannot be shared with the host's other volumes.
+        function_policy="static" if parameters.passthrough and policy == "default" else policy,
         encryption=parameters.encryption,
         authentication=parameters.authentication,
         encryption_in_transit=parameters.encryption_in_transit,
+        passthrough=parameters.passthrough,
     )
 
 
@@ -48,3 +54,20 @@ def parse(given: Mapping[str, str]) -> VolumeContext:
         return msgspec.convert({k: v for k, v in given.items() if k in known}, VolumeContext, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"volume_context: {error}; it must be what CreateVolume returned") from error
+
+
+def refusal(capability: csi_pb2.VolumeCapability, context: VolumeContext) -> str:
+    """Why a volume with this context cannot be used so; empty when it can."""
+    if not context.passthrough:
+        return ""
+    name = "dpu-offload.io/passthrough"
+    if capabilities.shared(capability):
+        return (
+            f"{name} excludes shared access, and with it live migration: a virtual machine that has the PCI function "
+            "itself cannot be moved; use ReadWriteOnce, or leave passthrough away"
+        )
+    if context.transport == "kernel":
+        return f"{name} needs a DPU: with transport=kernel there is no PCI function to pass through"
+    if context.function_policy == "shared":
+        return f"{name} needs a function of the volume's own: functionPolicy static or hotplug, not shared"
+    return ""

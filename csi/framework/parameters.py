@@ -23,7 +23,8 @@ class ClassParameters(
     msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
 ):
     """Keys which every backend understands. `backend` empty: the controller's default one. `transport` kernel: for
-    hosts without a DPU, whose own kernel connects to the target."""
+    hosts without a DPU, whose own kernel connects to the target. `passthrough`: the volume's PCI function is bound to
+    vfio-pci for a virtual machine, and the host sees no disk."""
 
     backend: str = ""
     transport: Literal["dpu", "kernel"] = "dpu"
@@ -31,6 +32,7 @@ class ClassParameters(
     encryption: bool = False
     authentication: bool = False
     encryption_in_transit: bool = False
+    passthrough: bool = msgspec.field(default=False, name="dpu-offload.io/passthrough")
 
 
 def known_keys(kind: type[msgspec.Struct]) -> frozenset[str]:

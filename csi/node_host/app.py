@@ -11,6 +11,7 @@ from csi.node_host.disks import Disks
 from csi.node_host.fabrics import Fabrics
 from csi.node_host.filesystems import FileSystems
 from csi.node_host.host import Host
+from csi.node_host.passthrough import Passthrough
 from csi.node_host.records import Records
 from csi.node_host.service import NodeService
 from dpu_offload_stubs.csi import csi_pb2_grpc
@@ -49,13 +50,14 @@ async def start(config: CsiNodeHostConfig, daemon: Daemon) -> None:
 
     daemon.on_stop(close_uevents)
     calls = Calls()
-    sysfs, dev_root = Sysfs(sysfs_root), Path(config.dev_root)
+    sysfs, dev_root, state = Sysfs(sysfs_root), Path(config.dev_root), Path(config.state_directory)
     host = Host(
         config=config,
         disks=Disks(sysfs=sysfs, dev_root=dev_root, physical_functions=functions, uevents=uevents),
         fabrics=Fabrics(sysfs=sysfs, dev_root=dev_root, node=config.node_name),
         file_systems=FileSystems(format_options=config.format_options, seconds=config.command_seconds),
-        records=Records(Path(config.state_directory)),
+        passthrough=Passthrough(sysfs=sysfs, dev_root=dev_root, directory=state / "passthrough"),
+        records=Records(state),
         calls=calls,
     )
     daemon.on_stop(calls.stop)

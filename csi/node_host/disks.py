@@ -80,6 +80,10 @@ class Disks:
     def by_uuid(self, uuid: str) -> NvmeNamespace | None:
         return self._sysfs.namespace_by_uuid(uuid)
 
+    def others_behind(self, address: str, uuid: str) -> list[str]:
+        """Disks of a PCI function beside the one with that namespace UUID."""
+        return [other.name for other in self._sysfs.nvme_namespaces(address) if other.uuid != uuid]
+
     def disk(self, namespace: NvmeNamespace) -> Disk:
         """Raises NotYet while its device node is missing."""
         return self._disk(namespace)

@@ -2,6 +2,8 @@
 
 import posixpath
 
+import msgspec
+
 from csi.errors import FailedPrecondition, InvalidArgument, NotFound
 from csi.node_host import mounts
 from csi.node_host.disks import Disk
@@ -30,6 +32,11 @@ async def expand(host: Host, request: csi_pb2.NodeExpandVolumeRequest) -> int:
     record = await host.record(request.volume_id)
     if record is None or path not in (record.staging_path, *record.targets):
         raise NotFound(f"volume {request.volume_id} is not at {path}")
+    if record.passthrough:
+        # The guest's own kernel sees the new size; on this host there is nothing to grow.
+        size = max(record.size, request.capacity_range.required_bytes)
+        await host.remember(msgspec.structs.replace(record, size=size))
+        return size
     wanted = PublishContext(
         namespace_uuid=record.namespace_uuid,
         subsystem_nqn=record.subsystem_nqn,

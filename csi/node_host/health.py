@@ -7,6 +7,7 @@ from csi.errors import DeadlineExceeded, InvalidArgument, NotFound
 from csi.node_host import mounts
 from csi.node_host.bounded import blocking
 from csi.node_host.host import Host
+from csi.node_host.records import Staged
 from dpu_offload_stubs.csi import csi_pb2
 
 _SECONDS = 10.0
@@ -21,6 +22,8 @@ async def stats(host: Host, request: csi_pb2.NodeGetVolumeStatsRequest) -> csi_p
     record = await host.record(request.volume_id)
     if record is None or path not in (record.staging_path, *record.targets):
         raise NotFound(f"volume {request.volume_id} is not at {path}")
+    if record.passthrough:
+        return _of_function(host, record)
     namespace = host.namespace(request.volume_id, record)
     if namespace is None:
         return _abnormal("the disk is gone from the host")
@@ -51,6 +54,15 @@ async def stats(host: Host, request: csi_pb2.NodeGetVolumeStatsRequest) -> csi_p
         used=found.f_files - found.f_ffree,
     )
     return csi_pb2.NodeGetVolumeStatsResponse(usage=[bytes_used, inodes], volume_condition=healthy)
+
+
+def _of_function(host: Host, record: Staged) -> csi_pb2.NodeGetVolumeStatsResponse:
+    """Of a disk that a virtual machine has, the host knows its size and whether the function is still its own."""
+    if not host.passthrough.bound(record.passthrough):
+        return _abnormal(f"PCI function {record.passthrough} is not bound to vfio-pci")
+    usage = csi_pb2.VolumeUsage(unit=csi_pb2.VolumeUsage.BYTES, total=record.size)
+    condition = csi_pb2.VolumeCondition(abnormal=False, message=f"PCI function {record.passthrough} is on vfio-pci")
+    return csi_pb2.NodeGetVolumeStatsResponse(usage=[usage], volume_condition=condition)
 
 
 def _abnormal(message: str) -> csi_pb2.NodeGetVolumeStatsResponse:

@@ -13,6 +13,7 @@ from csi.node_host.config import CsiNodeHostConfig
 from csi.node_host.disks import Disks
 from csi.node_host.fabrics import Fabrics
 from csi.node_host.filesystems import FileSystems
+from csi.node_host.passthrough import Passthrough
 from csi.node_host.records import Records, Staged, uuid_of
 from foundation.pci.nvme import NvmeNamespace
 
@@ -25,6 +26,7 @@ class Host:
     disks: Disks
     fabrics: Fabrics
     file_systems: FileSystems
+    passthrough: Passthrough
     records: Records
     calls: Calls
 
@@ -46,6 +48,8 @@ class Host:
 
     def dead(self, volume_id: str, record: Staged | None) -> bool:
         """Whether touching the disk could hang: it is gone, or none of its controllers lives."""
+        if record is not None and record.passthrough:
+            return not self.passthrough.bound(record.passthrough)
         namespace = self.namespace(volume_id, record)
         return namespace is None or self.disks.state(namespace) != "live"
 

@@ -44,12 +44,13 @@ async def publish(host: Host, request: csi_pb2.NodePublishVolumeRequest) -> None
     if block != record.block:
         raise FailedPrecondition(f"volume {request.volume_id} is staged as {'block' if record.block else 'mount'}")
     if host.dead(request.volume_id, record):
-        raise FailedPrecondition(f"the disk of volume {request.volume_id} is gone or its controller is dead")
+        what = f"function {record.passthrough} is not bound to vfio-pci" if record.passthrough else "controller is dead"
+        raise FailedPrecondition(f"the disk of volume {request.volume_id} is gone or its {what}")
     others = [other for other in record.targets if other != target and mounts.at(other) is not None]
     if others and capability.access_mode.mode in capabilities.SINGLE_TARGET_MODES:
         raise FailedPrecondition(f"volume {request.volume_id} is ReadWriteOncePod and already published at {others[0]}")
     read_only = request.readonly or record.read_only or capabilities.read_only(capability)
-    source = await _block_source(host, request, record) if block else _mounted_source(staging, request.volume_id)
+    source = await _source(host, request, record, staging)
     present = mounts.at(target)
     if present is not None:
         if present.read_only != read_only:
@@ -73,9 +74,20 @@ async def unpublish(host: Host, request: csi_pb2.NodeUnpublishVolumeRequest) -> 
         dead = host.dead(request.volume_id, record)
         await blocking(lambda: mounts.unmount(target, dead=dead), seconds=_SECONDS, what=f"unmount {target}")
     await blocking(lambda: _remove_point(target), seconds=_SECONDS, what=f"remove {target}")
+    if record is not None and record.passthrough and set(record.targets) <= {target}:
+        await asyncio.to_thread(host.passthrough.hide, record.volume_id)
     if record is not None and target in record.targets:
         remaining = tuple(other for other in record.targets if other != target)
         await host.remember(msgspec.structs.replace(record, targets=remaining))
+
+
+async def _source(host: Host, request: csi_pb2.NodePublishVolumeRequest, record: Staged, staging: str) -> str:
+    """What is bound to the target path."""
+    if record.passthrough and record.block:
+        return str(host.passthrough.device(record.passthrough))
+    if record.passthrough:
+        return str(await asyncio.to_thread(host.passthrough.show, record.volume_id, record.passthrough))
+    return _block_source(host, request, record) if record.block else _mounted_source(staging, request.volume_id)
 
 
 def _mounted_source(staging: str, volume_id: str) -> str:
@@ -84,7 +96,7 @@ def _mounted_source(staging: str, volume_id: str) -> str:
     return staging
 
 
-async def _block_source(host: Host, request: csi_pb2.NodePublishVolumeRequest, record: Staged) -> str:
+def _block_source(host: Host, request: csi_pb2.NodePublishVolumeRequest, record: Staged) -> str:
     namespace = host.namespace(request.volume_id, record)
     if namespace is None:
         raise FailedPrecondition(f"the disk of volume {request.volume_id} is gone")

@@ -14,7 +14,11 @@ from csi import identity
 
 
 class Staged(msgspec.Struct, frozen=True, kw_only=True):
-    """`formatting` is the disk's life (boot and sequence number) during which a broken-off mkfs may be repeated."""
+    """`formatting` is the disk's life (boot and sequence number) during which a broken-off mkfs may be repeated.
+
+    `passthrough` is the PCI address of a function that vfio-pci has in place of the NVMe driver; `size` is then that of
+    the disk, which the host cannot see meanwhile.
+    """
 
     volume_id: str
     namespace_uuid: str
@@ -26,6 +30,8 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
     device: str = ""
     fabrics: bool = False
     formatting: str = ""
+    passthrough: str = ""
+    size: int = 0
     targets: tuple[str, ...] = ()
 
 

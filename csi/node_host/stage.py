@@ -38,6 +38,9 @@ async def stage(host: Host, request: csi_pb2.NodeStageVolumeRequest) -> None:
     capability = request.volume_capability
     block = capability.WhichOneof("access_type") == "block"
     read_only = capabilities.read_only(capability) or "ro" in capability.mount.mount_flags
+    if context.passthrough:
+        await _hand_over(host, context, volume_id=request.volume_id, path=path, block=block)
+        return
     if context.portals:
         with metrics.step_timer(_STEPS, step="connect"):
             await blocking(
@@ -102,6 +105,45 @@ async def stage(host: Host, request: csi_pb2.NodeStageVolumeRequest) -> None:
             await host.file_systems.grow(disk, fs_type, path)
 
 
+async def _hand_over(host: Host, context: PublishContext, *, volume_id: str, path: str, block: bool) -> None:
+    """The function leaves the host's NVMe driver for vfio-pci, once its disk has been seen to be the right one."""
+    address = host.disks.function(context)
+    if not address:
+        raise FailedPrecondition(
+            f"volume {volume_id}: PCI function {context.pf}/{context.vf} is not known on this host, so it cannot be "
+            "passed through; set physical_functions in csi-node-host's configuration"
+        )
+    before = await host.record(volume_id)
+    size = before.size if before is not None else context.size_bytes
+    if not host.passthrough.bound(address):
+        with metrics.step_timer(_STEPS, step="wait for disk"):
+            disk = await host.disks.wait(
+                context, seconds=host.config.disk_seconds, rescan_after=host.config.rescan_seconds
+            )
+        size = disk.size
+        if others := host.disks.others_behind(address, context.namespace_uuid):
+            raise FailedPrecondition(
+                f"PCI function {address} also carries {', '.join(others)}: a volume that is passed through needs a "
+                "function of its own (StorageClass parameter functionPolicy static or hotplug)"
+            )
+    await host.remember(
+        Staged(
+            volume_id=volume_id,
+            namespace_uuid=context.namespace_uuid,
+            subsystem_nqn=context.subsystem_nqn,
+            staging_path=path,
+            block=block,
+            passthrough=address,
+            size=size,
+            targets=before.targets if before is not None else (),
+        )
+    )
+    with metrics.step_timer(_STEPS, step="bind vfio-pci"):
+        await blocking(
+            lambda: host.passthrough.bind(address), seconds=host.config.command_seconds, what=f"bind {address}"
+        )
+
+
 async def _prepare(host: Host, disk: Disk, record: Staged, *, read_only: bool) -> str:
     """Formats a blank disk, checks any other; returns the file system's name."""
     with metrics.step_timer(_STEPS, step="look"):
@@ -132,7 +174,9 @@ async def unstage(host: Host, request: csi_pb2.NodeUnstageVolumeRequest) -> None
     path = check_path(request.staging_target_path, "staging_target_path")
     record = await host.record(request.volume_id)
     dead = host.dead(request.volume_id, record)
-    if mounts.at(path) is not None:
+    if record is not None and record.passthrough:
+        await _take_back(host, record)
+    elif mounts.at(path) is not None:
         await _unmount(path, dead=dead)
     elif record is not None and record.block and not dead:
         await _flush(host, record)
@@ -143,6 +187,17 @@ async def unstage(host: Host, request: csi_pb2.NodeUnstageVolumeRequest) -> None
             what=f"disconnect {record.subsystem_nqn}",
         )
     await host.forget(request.volume_id)
+
+
+async def _take_back(host: Host, record: Staged) -> None:
+    """The kernel waits here for the virtual machine's last file descriptor, so this may have to be repeated."""
+    if used := [target for target in record.targets if mounts.at(target) is not None]:
+        raise FailedPrecondition(f"volume {record.volume_id} is still published at {used[0]}")
+    await blocking(
+        lambda: host.passthrough.release(record.passthrough),
+        seconds=_UNMOUNT_SECONDS,
+        what=f"release PCI function {record.passthrough}",
+    )
 
 
 async def _unmount(path: str, *, dead: bool) -> None:

@@ -19,6 +19,7 @@ from csi.node_host.disks import Disks
 from csi.node_host.fabrics import Fabrics
 from csi.node_host.filesystems import FileSystems
 from csi.node_host.host import Host
+from csi.node_host.passthrough import Passthrough
 from csi.node_host.records import Records
 from dpu_offload_stubs.csi import csi_pb2
 from foundation.pci.sysfs import Sysfs
@@ -99,6 +100,7 @@ def host_of(plant: Plant, uevents: Uevents) -> Host:
         disks=Disks(sysfs=sysfs, dev_root=dpu.devices, physical_functions={0: PHYSICAL}, uevents=uevents),
         fabrics=Fabrics(sysfs=sysfs, dev_root=dpu.devices, node="host1"),
         file_systems=FileSystems(format_options={}, seconds=20),
+        passthrough=Passthrough(sysfs=sysfs, dev_root=dpu.devices, directory=Path(config.state_directory, "p")),
         records=Records(Path(config.state_directory)),
         calls=Calls(),
     )

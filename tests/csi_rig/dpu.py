@@ -82,8 +82,9 @@ class StandInDpu(attacher_pb2_grpc.VolumeAttacherServicer):
         self.devices.mkdir(parents=True, exist_ok=True)
         self._tree.add_function(PciEntry(PHYSICAL, vendor="0x15b3", device="0x6001", class_code=NVME_CLASS))
         addresses = [function_address(number) for number in range(1, FUNCTIONS + 1)]
-        for address in addresses:
-            self._tree.add_function(PciEntry(address, vendor="0x15b3", device="0x6001", class_code=NVME_CLASS))
+        for number, address in enumerate(addresses, 1):
+            entry = PciEntry(address, vendor="0x15b3", device="0x6001", class_code=NVME_CLASS, iommu_group=40 + number)
+            self._tree.add_function(entry)
         self._tree.add_virtual_functions(PHYSICAL, addresses)
 
     async def start(self, tls: TlsFiles, *, port: int = 0) -> None:
@@ -129,6 +130,12 @@ class StandInDpu(attacher_pb2_grpc.VolumeAttacherServicer):
         """The state of the volume's controller as the host's kernel sees it."""
         number = self.attached[volume_id].number
         self._tree.set_nvme_state(number, pci=function_address(number), state=state)
+
+    def show_again(self, address: str) -> None:
+        """The NVMe driver has been bound to the function anew."""
+        for volume_id, attached in self.attached.items():
+            if function_address(attached.number) == address:
+                self._show(volume_id, attached)
 
     # --- the contract -----------------------------------------------------------------------------------------------
 
