@@ -116,11 +116,12 @@ class LinkClient:
         except grpc.aio.AioRpcError as error:
             raise PeerAway(f"DPU {self.dpu} at {self.target}: {_text(error)}") from error
 
-    async def describe(self, *identities: str, deadline: float = 5.0) -> Sequence[link_pb2.Description]:
-        """What the DPU has of these attachments, or of all. Raises PeerAway."""
+    async def describe(self, *identities: str, flows: int = 0, deadline: float = 5.0) -> Sequence[link_pb2.Description]:
+        """What the DPU has of these attachments, or of all, with up to `flows` flows of each. Raises PeerAway."""
         await self._connected()
+        request = link_pb2.DescribeRequest(ids=identities, flows=flows)
         try:
-            answer = await self._stub.Describe(link_pb2.DescribeRequest(ids=identities), timeout=deadline)
+            answer = await self._stub.Describe(request, timeout=deadline)
         except grpc.aio.AioRpcError as error:
             raise PeerAway(f"DPU {self.dpu} at {self.target}: {_text(error)}") from error
         return answer.attachments

@@ -19,6 +19,10 @@ class PlugFailed(LinkError):
         self.reason = reason
 
 
+class SwitchAway(LinkError):
+    """The DPU's switch does not answer."""
+
+
 class NotThisHost(LinkError):
     """The caller's certificate is not that of the host which this DPU serves."""
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 import grpc
 import grpc.aio
 
-from cni.link.errors import BadMessage, LinkError, NotThisHost, PeerAway, PlugFailed
+from cni.link.errors import BadMessage, LinkError, NotThisHost, PeerAway, PlugFailed, SwitchAway
 from dpu_offload_stubs.link.v1 import link_pb2, link_pb2_grpc
 from foundation.daemon.serving import ErrorTable, peer_identity
 
@@ -24,6 +24,7 @@ ERRORS: Mapping[type[BaseException], grpc.StatusCode] = {
     BadMessage: grpc.StatusCode.INVALID_ARGUMENT,
     PlugFailed: grpc.StatusCode.FAILED_PRECONDITION,
     PeerAway: grpc.StatusCode.UNAVAILABLE,
+    SwitchAway: grpc.StatusCode.UNAVAILABLE,
     LinkError: grpc.StatusCode.INTERNAL,
 }
 
@@ -48,7 +49,7 @@ class HostPods(Protocol):
 
     async def sync(self, wanted: Sequence[link_pb2.Attachment]) -> link_pb2.SyncResponse: ...
 
-    async def describe(self, identities: Sequence[str]) -> Sequence[link_pb2.Description]: ...
+    async def describe(self, identities: Sequence[str], *, flows: int) -> Sequence[link_pb2.Description]: ...
 
     def health(self) -> link_pb2.HealthReport: ...
 
@@ -98,7 +99,8 @@ class LinkService(link_pb2_grpc.LinkServicer):
 
     async def Describe(self, request: link_pb2.DescribeRequest, context: Context) -> link_pb2.DescribeResponse:
         self._admit(context)
-        return link_pb2.DescribeResponse(attachments=await self._pods.describe(request.ids))
+        found = await self._pods.describe(request.ids, flows=request.flows)
+        return link_pb2.DescribeResponse(attachments=found)
 
     async def Health(self, request: link_pb2.HealthRequest, context: Context) -> AsyncIterator[link_pb2.HealthReport]:
         self._admit(context)

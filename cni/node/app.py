@@ -11,6 +11,7 @@ from cni.node.config import CniNodeConfig
 from cni.node.container import ContainerSide
 from cni.node.dpus import ANNOTATION, HOST_LABEL, Dpus, server_name
 from cni.node.errors import CniNodeError
+from cni.node.hardware_offload import HardwareOffload
 from cni.node.heaps import give_back, limit_heaps
 from cni.node.host_pods import HostPods
 from cni.node.keeper import Keeper
@@ -19,6 +20,9 @@ from cni.node.link_events import LinkEvents
 from cni.node.link_messages import to_message
 from cni.node.modes import MODES
 from cni.node.netns import NetworkNamespace, node_namespace
+from cni.node.offload_figures import ANNOTATION as OFFLOAD_ANNOTATION
+from cni.node.offload_figures import OffloadFigures
+from cni.node.offload_page import PATH, OffloadPage
 from cni.node.ovn_controller import OvnController
 from cni.node.ovs_side import LocalOvsSide, OvsSide
 from cni.node.own_pods import OwnPods
@@ -28,6 +32,7 @@ from cni.node.removing import Removing
 from cni.node.representors import Representors
 from cni.node.server import CniServer
 from cni.node.switch import Switch
+from cni.node.switch_flows import SwitchFlows
 from cni.node.vswitchd import Vswitchd
 from dpu_offload_stubs.link.v1 import link_pb2, link_pb2_grpc
 from foundation.daemon.running import Daemon, StartError, run
@@ -58,6 +63,7 @@ class _Assembly:
         self._sysfs = Sysfs(Path(config.sysfs_root))
         self._store = AttachmentStore(Path(config.state_dir) / "attachments")
         self._locks = KeyedLocks()
+        self._vswitchd = Vswitchd(Path(config.ovs_run_dir))
         link = config.link
         self._tls = TlsFiles(ca=link.tls.ca, certificate=link.tls.certificate, key=link.tls.key)
 
@@ -115,6 +121,10 @@ class _Assembly:
         daemon.spawn(events.run(), name="link events")
         daemon.spawn(keeper.run(), name="keeper")
         keeper.add_all()
+        offload = None
+        if local is not None and switch is not None:
+            offload = self._keep_offload(node, client, switch, local)
+        daemon.endpoint.serve(PATH, OffloadPage(config.node_name, self._store, ovs, offload))
         if host is not None:
             await self._serve_host(host, client, switch)
         server = CniServer(own, keeper.add_all)
@@ -146,8 +156,33 @@ class _Assembly:
             representors,
             node,
             representor_seconds=self._config.representor_seconds,
-            vswitchd=Vswitchd(Path(self._config.ovs_run_dir)),
+            vswitchd=self._vswitchd,
+            flows=SwitchFlows(switch, self._vswitchd, lambda name: self._sysfs.switch_port(name)[0]),
         )
+
+    def _keep_offload(
+        self, node: NetworkNamespace, client: KubeClient, switch: Switch, local: LocalOvsSide
+    ) -> HardwareOffload:
+        config, daemon = self._config, self._daemon
+
+        async def write(text: str) -> None:
+            body = {"metadata": {"annotations": {OFFLOAD_ANNOTATION: text}}}
+            await client.merge_patch(NODES, config.node_name, "", body)
+
+        keeping = HardwareOffload(
+            switch,
+            self._vswitchd,
+            node,
+            store=self._store,
+            ovs=local,
+            hardware=config.offload.hardware,
+            tc_policy=config.offload.tc_policy,
+            changed=lambda problem: daemon.health.set("hardware offload", not problem, problem),
+        )
+        figures = OffloadFigures(self._store, local, seconds=config.offload.report_seconds, write=write)
+        daemon.spawn(keeping.run(), name="hardware offload")
+        daemon.spawn(figures.run(), name="offload figures")
+        return keeping
 
     # --- host: the OVS side is a DPU's ------------------------------------------------------------------------------
 

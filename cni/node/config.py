@@ -1,6 +1,6 @@
 """Settings of cni-node."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -40,6 +40,18 @@ class LinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """DPU: controller index by which its representors name the host's functions."""
 
 
+class OffloadConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Flows in hardware."""
+
+    hardware: Literal["", "on", "off"] = ""
+    """OVS' hardware offload (Open_vSwitch other_config:hw-offload), kept so; empty: left as it is."""
+    tc_policy: Literal["", "none", "skip_sw", "skip_hw"] = ""
+    """Where OVS puts tc rules (other_config:tc-policy): none means card and kernel, skip_sw the card only, skip_hw the
+    kernel only; empty: left as it is."""
+    report_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    """Beat at which the switch's flows are counted for the metrics and the Node's annotation; 0: never."""
+
+
 class CniNodeConfig(DaemonConfig, frozen=True, kw_only=True):
     """cni-node attaches the pods of one machine; on a DPU those of its host too."""
 
@@ -71,6 +83,8 @@ class CniNodeConfig(DaemonConfig, frozen=True, kw_only=True):
     """Control socket of ovn-controller is here."""
     link: LinkConfig = LinkConfig()
     """The way between a host and its DPU."""
+    offload: OffloadConfig = OffloadConfig()
+    """Flows in hardware."""
     assignment_seconds: Seconds = 30.0
     """How long ADD waits for the pod's addresses."""
     flows_seconds: Seconds = 30.0

@@ -6,14 +6,14 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 
-from cni.link.errors import BadMessage, PlugFailed
+from cni.link.errors import BadMessage, PlugFailed, SwitchAway
 from cni.link.service import Progress
 from cni.node.assignment import ANNOTATION, parse, port_name
 from cni.node.attachments import Attachment, AttachmentStore
-from cni.node.errors import BadConfiguration, CniNodeError, InputFailed, LinkFailed
+from cni.node.errors import BadConfiguration, CniNodeError, InputFailed, LinkFailed, TryLater
 from cni.node.finishing import to_the_end, together
 from cni.node.keyed_locks import KeyedLocks
-from cni.node.link_messages import from_message, to_message
+from cni.node.link_messages import flows_message, from_message, to_message
 from cni.node.ovs_side import LocalOvsSide
 from cni.node.pods import Pods
 from dpu_offload_stubs.link.v1 import link_pb2
@@ -113,9 +113,18 @@ class HostPods:
                 answer.failed.append(_failed(message.id, error))
         return answer
 
-    async def describe(self, identities: Sequence[str]) -> Sequence[link_pb2.Description]:
-        asked = [one for one in self._store if one.host == self.host and (not identities or one.id in identities)]
-        return await asyncio.gather(*(self._describe(one) for one in asked))
+    async def describe(self, identities: Sequence[str], *, flows: int) -> Sequence[link_pb2.Description]:
+        wanted = set(identities)
+        asked = [one for one in self._store if one.host == self.host and (not wanted or one.id in wanted)]
+        found = await asyncio.gather(*(self._describe(one) for one in asked))
+        if flows and asked:
+            try:
+                reports = await self._ovs.offload(asked, most=flows)
+            except TryLater as error:
+                raise SwitchAway(str(error)) from error
+            for description in found:
+                description.flows.CopyFrom(flows_message(reports[description.attachment.id]))
+        return found
 
     def health(self) -> link_pb2.HealthReport:
         problem = self._ovs.problem() or (

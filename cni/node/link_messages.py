@@ -1,10 +1,12 @@
-"""Attachments as the messages of the link, and back. Pure."""
+"""Attachments and their flows as the messages of the link, and back. Pure."""
 
 import re
 
 from cni.link.errors import BadMessage
 from cni.node.assignment import Assignment
 from cni.node.attachments import Attachment, FunctionRef
+from cni.node.datapath import Flow
+from cni.node.offload import Count, FlowVerdict, OffloadReport
 from cni.node.request import Bandwidth
 from dpu_offload_stubs.link.v1 import link_pb2
 
@@ -83,3 +85,56 @@ def from_message(message: link_pb2.Attachment, *, host: str) -> Attachment:
         ),
         host=host,
     )
+
+
+def flows_message(report: OffloadReport) -> link_pb2.Flows:
+    return link_pb2.Flows(
+        hardware=_count_message(report.hardware),
+        software=_count_message(report.software),
+        listed=[
+            link_pb2.Flow(
+                match=one.flow.match,
+                in_port=one.flow.in_port,
+                actions=one.flow.actions,
+                outputs=one.flow.outputs,
+                packets=one.flow.packets,
+                bytes=one.flow.bytes,
+                layer=one.flow.layer,
+                hardware=one.flow.hardware,
+                reason=one.reason,
+            )
+            for one in report.flows
+        ],
+    )
+
+
+def report_of(message: link_pb2.Description) -> OffloadReport:
+    return OffloadReport(
+        message.representor,
+        _count(message.flows.hardware),
+        _count(message.flows.software),
+        tuple(
+            FlowVerdict(
+                Flow(
+                    match=one.match,
+                    in_port=one.in_port,
+                    actions=tuple(one.actions),
+                    outputs=tuple(one.outputs),
+                    packets=one.packets,
+                    bytes=one.bytes,
+                    layer=one.layer,
+                    hardware=one.hardware,
+                ),
+                one.reason,
+            )
+            for one in message.flows.listed
+        ),
+    )
+
+
+def _count_message(count: Count) -> link_pb2.FlowCount:
+    return link_pb2.FlowCount(flows=count.flows, packets=count.packets, bytes=count.bytes)
+
+
+def _count(message: link_pb2.FlowCount) -> Count:
+    return Count(message.flows, message.packets, message.bytes)

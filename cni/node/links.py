@@ -153,10 +153,10 @@ def set_admin_mac(netlink: IPRoute, pf_index: int, vf: int, mac: str) -> None:
         netlink.link("set", index=pf_index, vf={"vf": vf, "mac": mac})
 
 
-def set_rates(netlink: IPRoute, pf_index: int, vf: int, *, maximum_mbit: int) -> None:
-    """Bounds what a VF sends; 0 takes the bound away."""
-    with refusing(f"set the rate of VF {vf}"):
-        netlink.link("set", index=pf_index, vf={"vf": vf, "rate": {"min_tx_rate": 0, "max_tx_rate": maximum_mbit}})
+def has_classifier(netlink: IPRoute, index: int) -> bool:
+    """Whether a link has the queueing discipline to which tc's rules for arriving packets are attached."""
+    with refusing(f"show the queueing disciplines of link {index}"):
+        return any(one.get_attr("TCA_KIND") in ("ingress", "clsact") for one in netlink.get_qdiscs(index=index))
 
 
 def remove_altnames(netlink: IPRoute, link: Link) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -20,6 +21,13 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Count:
+    flows: int = 0
+    packets: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
 class FlowVerdict:
     """A flow with the reason why it is not in hardware; "" when it is."""
 
@@ -29,27 +37,39 @@ class FlowVerdict:
 
 @dataclass(frozen=True)
 class OffloadReport:
-    """Flows that enter or leave a port, busiest first."""
+    """Flows that enter or leave a port: how many are where, and the busiest of them, busiest first."""
 
     port: str
-    flows: tuple[FlowVerdict, ...]
+    hardware: Count = Count()
+    software: Count = Count()
+    flows: tuple[FlowVerdict, ...] = ()
 
     @property
     def in_hardware(self) -> bool:
         """True when there are flows, all of them in hardware."""
-        return bool(self.flows) and not any(one.reason for one in self.flows)
-
-    def count(self, *, hardware: bool) -> tuple[int, int, int]:
-        """(flows, packets, bytes) in hardware or in software."""
-        chosen = [one.flow for one in self.flows if one.flow.hardware == hardware]
-        return len(chosen), sum(flow.packets for flow in chosen), sum(flow.bytes for flow in chosen)
+        return bool(self.hardware.flows) and not self.software.flows
 
 
-def report(port: str, flows: Iterable[Flow], *, settings: Settings, switch_of: Callable[[str], str]) -> OffloadReport:
-    """`switch_of` gives the id of the embedded switch that a netdev is a port of, "" for none."""
+def count(flows: Iterable[Flow], *, hardware: bool) -> Count:
+    """Of some flows, those in hardware or in software."""
+    chosen = [flow for flow in flows if flow.hardware == hardware]
+    return Count(len(chosen), sum(flow.packets for flow in chosen), sum(flow.bytes for flow in chosen))
+
+
+def report(
+    port: str,
+    flows: Iterable[Flow],
+    *,
+    settings: Settings,
+    switch_of: Callable[[str], str],
+    most: int = sys.maxsize,
+) -> OffloadReport:
+    """`switch_of` gives the id of the embedded switch that a netdev is a port of, "" for none. At most `most` flows are
+    listed; all are counted."""
     mine = [flow for flow in flows if flow.in_port == port or port in flow.outputs]
     mine.sort(key=lambda flow: -flow.packets)
-    return OffloadReport(port, tuple(FlowVerdict(flow, reason(flow, settings, switch_of)) for flow in mine))
+    listed = tuple(FlowVerdict(flow, reason(flow, settings, switch_of)) for flow in mine[:most])
+    return OffloadReport(port, count(mine, hardware=True), count(mine, hardware=False), listed)
 
 
 def reason(flow: Flow, settings: Settings, switch_of: Callable[[str], str]) -> str:

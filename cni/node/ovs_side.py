@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from pyroute2 import IPRoute
@@ -13,8 +13,10 @@ from cni.node.conntrack import flush
 from cni.node.errors import LinkFailed, SwitchFailed
 from cni.node.keyed_locks import KeyedLocks
 from cni.node.netns import NetworkNamespace
+from cni.node.offload import OffloadReport
 from cni.node.representors import Representors
 from cni.node.switch import Switch, SwitchPort
+from cni.node.switch_flows import Snapshot, SwitchFlows
 from cni.node.vswitchd import Vswitchd
 
 _log = logging.getLogger(__name__)
@@ -52,6 +54,13 @@ class OvsSide(Protocol):
         """Puts a live attachment's port back where it is missing, without waiting for its flows."""
         ...
 
+    async def offload(self, attachments: Sequence[Attachment], *, most: int) -> Mapping[str, OffloadReport]:
+        """By attachment id, which flows are in hardware, at most `most` of each listed.
+
+        Raises TryLater when the switch does not answer.
+        """
+        ...
+
 
 class LocalOvsSide:
     def __init__(
@@ -62,12 +71,14 @@ class LocalOvsSide:
         *,
         representor_seconds: float,
         vswitchd: Vswitchd,
+        flows: SwitchFlows,
     ) -> None:
         self._switch = switch
         self._representors = representors
         self._node = node
         self._representor_seconds = representor_seconds
         self._vswitchd = vswitchd
+        self._flows = flows
         self._locks = KeyedLocks()
         self._users: dict[str, str] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -108,7 +119,7 @@ class LocalOvsSide:
         self._behind(flush(self._vswitchd, attachment.assignment.ips))
 
     async def mismatch(self, attachment: Attachment) -> str:
-        link = self._present(attachment) if attachment.function is not None else attachment.link
+        link = self.link(attachment)
         if not link:
             return f"the representor of {attachment.describe()} is missing"
         if wrong := self._switch.mismatch(switch_port(attachment, link)):
@@ -123,6 +134,17 @@ class LocalOvsSide:
         link = await self.find(attachment, deadline=self._representor_seconds)
         await self._take_up(attachment, link)
         await self._switch.plug(switch_port(attachment, link))
+
+    async def offload(self, attachments: Sequence[Attachment], *, most: int) -> Mapping[str, OffloadReport]:
+        return (await self.snapshot(attachments, most=most)).reports
+
+    async def snapshot(self, attachments: Sequence[Attachment], *, most: int) -> Snapshot:
+        """As `offload`, with what the whole switch has. Raises TryLater."""
+        return await self._flows.snapshot({one.id: self.link(one) for one in attachments}, most=most)
+
+    def link(self, attachment: Attachment) -> str:
+        """The node's netdev now; "" for a representor that is missing."""
+        return attachment.link if attachment.function is None else self._present(attachment)
 
     def _present(self, attachment: Attachment) -> str:
         assert attachment.function is not None

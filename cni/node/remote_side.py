@@ -1,15 +1,19 @@
 """The OVS side of a host's attachments, which its DPUs do."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from cni.link.client import LinkClient
 from cni.link.errors import PeerAway, PlugFailed
 from cni.node.attachments import Attachment
 from cni.node.errors import BadConfiguration, DpuRefused, TryLater
-from cni.node.link_messages import to_message
+from cni.node.link_messages import report_of, to_message
+from cni.node.offload import OffloadReport
 from cni.node.ovs_side import Reached
 from dpu_offload_stubs.link.v1 import link_pb2
 
+_FLOWS_SECONDS = 20.0
+# A message has at most 4 MiB.
+_DESCRIBED_AT_ONCE = 64
 _STAGES = {
     link_pb2.STAGE_REPRESENTOR_FOUND: "representor",
     link_pb2.STAGE_PORT_ADDED: "port",
@@ -98,6 +102,21 @@ class RemoteOvsSide:
 
     async def ensure(self, attachment: Attachment) -> None:
         """Nothing: Sync says it all at each connection, and the DPU keeps its own watch between."""
+
+    async def offload(self, attachments: Sequence[Attachment], *, most: int) -> Mapping[str, OffloadReport]:
+        by_dpu: dict[LinkClient, list[str]] = {}
+        for one in attachments:
+            by_dpu.setdefault(self._client(one), []).append(one.id)
+        found: dict[str, OffloadReport] = {}
+        try:
+            for client, ids in by_dpu.items():
+                for begin in range(0, len(ids), _DESCRIBED_AT_ONCE):
+                    part = ids[begin : begin + _DESCRIBED_AT_ONCE]
+                    answer = await client.describe(*part, flows=most, deadline=_FLOWS_SECONDS)
+                    found |= {one.attachment.id: report_of(one) for one in answer}
+        except PeerAway as away:
+            raise TryLater(str(away)) from away
+        return {one.id: found.get(one.id, OffloadReport("")) for one in attachments}
 
     def _client(self, attachment: Attachment) -> LinkClient:
         client = self._clients.get(self.dpu_of(attachment))

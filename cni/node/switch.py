@@ -5,7 +5,7 @@ ovn-controller binds a logical port to the Interface whose `iface-id` has its na
 the port's flows are in place (ovn-controller(8)).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -88,6 +88,28 @@ class Switch:
     def setting(self, key: str) -> str:
         """A value of Open_vSwitch other_config, "" when unset."""
         return next((str(row["other_config"].get(key, "")) for row in self.session.rows("Open_vSwitch").values()), "")
+
+    def mark(self, key: str) -> str:
+        """A value of Open_vSwitch external_ids, "" when unset."""
+        return next((str(row["external_ids"].get(key, "")) for row in self.session.rows("Open_vSwitch").values()), "")
+
+    async def change_settings(self, settings: Mapping[str, str], marks: Mapping[str, str]) -> None:
+        """Sets keys of Open_vSwitch other_config and external_ids. Raises SwitchFailed, TryLater when OVS is away."""
+        if not self.session.connected.is_set():
+            raise TryLater(f"OVS does not answer: {self.session.last_error}")
+        for uuid in self.session.rows("Open_vSwitch"):
+            await self._transact(
+                *(
+                    op.mutate("Open_vSwitch", uuid, [(column, "delete", set(values)), (column, "insert", dict(values))])
+                    for column, values in (("other_config", settings), ("external_ids", marks))
+                    if values
+                )
+            )
+
+    def on_settings(self, callback: Callable[[], None]) -> None:
+        """Calls back when a setting may have changed, and when OVS is connected again."""
+        self.session.on_connect(callback)
+        self.session.subscribe("Open_vSwitch", lambda _: callback())
 
     def owned(self) -> dict[str, list[str]]:
         """{attachment id: names of its interfaces} for all ports of ours."""

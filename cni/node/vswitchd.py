@@ -26,7 +26,8 @@ class Vswitchd:
     async def flows(self) -> tuple[Flow, ...]:
         """All flows of the kernel's datapath. Raises TryLater when ovs-vswitchd does not answer."""
         # Options before filters: behind one they are silently ignored.
-        return tuple(parse(await self.command("dpctl/dump-flows", "-m")))
+        text = await self.command("dpctl/dump-flows", "-m")
+        return await asyncio.to_thread(lambda: tuple(parse(text)))
 
     async def command(self, name: str, *words: str) -> str:
         """The text that ovs-appctl would print. Raises TryLater, also when the command is refused."""
@@ -47,6 +48,15 @@ class Vswitchd:
         except (OSError, OvsdbError, TimeoutError, msgspec.MsgspecError) as error:
             raise TryLater(f"ovs-vswitchd does not answer at {path}: {error or type(error).__name__}") from error
         raise TryLater(f"ovs-vswitchd closed {path} without an answer to {name}")
+
+    def incarnation(self) -> str:
+        """Differs after each start of ovs-vswitchd. Raises TryLater when it does not run."""
+        path = self._socket()
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise TryLater(f"ovs-vswitchd has no control socket {path} any more: {error.strerror}") from error
+        return f"{found.st_ino}.{found.st_mtime_ns}"
 
     def _socket(self) -> Path:
         """Raises TryLater. A killed predecessor leaves its socket behind: the process that has the lock is asked."""

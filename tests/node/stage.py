@@ -212,6 +212,7 @@ class Stage:
             "flows_seconds": 20.0,
             "representor_seconds": 1.0,
             "unplug_seconds": 10.0,
+            "offload": {"report_seconds": 1.0},
             "link": {"tls": tls, "accept_seconds": 10.0, "listen": "127.0.0.1:0", "advertise": ""},
         }
         if node != HOST:
@@ -261,6 +262,15 @@ class Stage:
                 except aiohttp.ClientError:
                     pass
                 await asyncio.sleep(0.05)
+
+    async def get(self, node: str, path: str) -> tuple[int, str]:
+        """Status and body of a page of a cni-node's HTTP endpoint."""
+        connector = aiohttp.UnixConnector(f"{self.socket(node)}.http")
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get(f"http://cni-node{path}") as answer,
+        ):
+            return answer.status, await answer.text()
 
     async def settled(self, *, seconds: float = 30.0) -> None:
         """Every daemon runs, and says that pods can be attached."""

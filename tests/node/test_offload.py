@@ -8,7 +8,7 @@ import pytest
 
 from cni.node.datapath import Flow, parse
 from cni.node.errors import TryLater
-from cni.node.offload import Settings, reason, report
+from cni.node.offload import Count, Settings, reason, report
 from cni.node.vswitchd import Vswitchd
 
 ON = Settings(enabled=True)
@@ -83,11 +83,11 @@ def test_reason(flow: Flow, settings: Settings, words: str) -> None:
 def test_report_counts_what_enters_and_leaves_a_port() -> None:
     found = report("rep1", parse(DUMP), settings=ON, switch_of=lambda name: SWITCHES.get(name, ""))
     assert found.in_hardware
-    assert found.count(hardware=True) == (1, 4, 336)
+    assert (found.hardware, found.software) == (Count(1, 4, 336), Count())
     mixed = report("rep0", parse(DUMP), settings=ON, switch_of=lambda name: SWITCHES.get(name, ""))
     assert not mixed.in_hardware
     assert [one.flow.packets for one in mixed.flows] == [9, 4]
-    assert mixed.count(hardware=False) == (1, 9, 500)
+    assert mixed.software == Count(1, 9, 500)
     assert "veth9" in mixed.flows[0].reason
     assert not report("rep7", parse(DUMP), settings=ON, switch_of=lambda _: "").in_hardware
 
