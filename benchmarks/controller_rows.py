@@ -26,7 +26,7 @@ async def through_core(remote: str) -> tuple[float, list[Row]]:
         session,
         ClusterConfig(),
         annotate=lambda key, uid, text: None,
-        annotate_node=lambda name, text: None,
+        annotate_node=lambda name, texts: None,
         keep=lambda key, ips: None,
         on_problem=lambda owner, refused: None,
         on_refused=lambda owner, error: None,

@@ -47,7 +47,7 @@ class Control:
             self.session,
             config.cluster,
             annotate=lambda key, uid, text: self.annotator.want(key, uid, text),
-            annotate_node=lambda name, text: self.annotator.want_node(name, text),
+            annotate_node=lambda name, texts: self.annotator.want_node(name, texts),
             keep=lambda key, ips: self.annotator.want_claim(key, ips),
             on_problem=lambda owner, refused: self._reporter.problem(owner, refused),
             on_refused=self._refused,

@@ -82,7 +82,11 @@ class Core:
         on_refused: Callable[[Owner, TransactionFailed], None],
     ) -> None:
         self.committer = Committer(session, on_refused=on_refused)
-        self.world = World(join=networks(cluster.join_ranges), on_change=lambda token: self.engine.wake(token))
+        self.world = World(
+            join=networks(cluster.join_ranges),
+            ranges=networks(cluster.ranges),
+            on_change=lambda token: self.engine.wake(token),
+        )
         translators = Translators(
             self.world,
             cluster,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from cni.controller.addresses.pool import Assignment
 from cni.controller.addresses.subnets import pick
 from cni.controller.config import ClusterConfig
 from cni.controller.engine import Translate
-from cni.controller.errors import InvalidGateway, InvalidNamespaceAnnotation, InvalidPolicy, NodeNotReady, Refused
+from cni.controller.errors import InvalidNamespaceAnnotation, InvalidPolicy, NodeNotReady, Refused
 from cni.controller.model.addressing import Attachment, Route, networks
+from cni.controller.model.annotations import HEALTH_CHECKS, MANAGEMENT, NODE_SUBNETS
 from cni.controller.model.network import Network, Wish
 from cni.controller.model.pod import Pod
 from cni.controller.model.selector import PodSelector
@@ -30,8 +31,8 @@ from cni.controller.translate.egress import gateway_for
 from cni.controller.world import World
 
 PHYSICAL_MTU = 1500
-AnnotateNode = Callable[[str, str], None]
-"""(node, text of annotation node-subnets)."""
+AnnotateNode = Callable[[str, Mapping[str, str]], None]
+"""(node, texts of its annotations by name)."""
 Keep = Callable[[str, tuple[str, ...]], None]
 """(key of an IPAMClaim, the addresses its status shall have)."""
 Annotate = Callable[[str, str, str], None]
@@ -55,6 +56,7 @@ class Translators:
         self._world = world
         self._mtu = cluster.mtu
         self._ranges = networks(cluster.ranges)
+        self._beyond = (*self._ranges, *networks(cluster.service_ranges), *networks(cluster.join_ranges))
         self._host_prefixes = cluster.host_prefixes
         self._annotate_node = annotate_node
         self._keep = keep
@@ -89,6 +91,11 @@ class Translators:
             self._give_subnets(name)
         self._touch(self._world.retry_subnets(name))
         subnets, chassis = self._world.subnets_of(name), self._world.chassis_of(name)
+        texts = {MANAGEMENT: node_rows.management(name, subnets=subnets, inside=self._beyond, mtu=self._mtu)}
+        checks = self._world.health.of_node(name)
+        if checks or HEALTH_CHECKS in node.annotations:
+            texts[HEALTH_CHECKS] = node_rows.health(checks)
+        self._annotate_node(name, texts)
         state = node_rows.translate(
             name, subnets=subnets, chassis=chassis, addresses=node.addresses, policed=self._world.policed
         )
@@ -96,11 +103,6 @@ class Translators:
             return state
         if isinstance(node.gateway, Refused):
             raise type(node.gateway)(str(node.gateway), instead=state)
-        if not self._ranges:
-            raise InvalidGateway(
-                f"node {name} has a gateway, but the controller's cluster.ranges are not set: they tell what is inside",
-                instead=state,
-            )
         gateway = gateway_rows.translate(
             name,
             node.gateway,
@@ -108,7 +110,7 @@ class Translators:
             subnets=subnets,
             join=self._world.join.subnets,
             join_addresses=self._world.join_of(name),
-            cluster_ranges=self._ranges,
+            inside=self._world.subnets.inside(),
         )
         return State((*state.rows, *gateway.rows), (*state.members, *gateway.members))
 
@@ -123,11 +125,11 @@ class Translators:
     def _give_subnets(self, name: str) -> None:
         pool = self._world.pools.get(name)
         if pool is None:
-            subnets = pick(name, self._ranges, self._host_prefixes, self._world.is_free)
+            subnets = pick(name, self._ranges, self._host_prefixes, self._world.subnets.is_free)
             self._touch(self._world.give_subnets(name, subnets))
         else:
             subnets = pool.subnets
-        self._annotate_node(name, node_rows.annotation(subnets))
+        self._annotate_node(name, {NODE_SUBNETS: node_rows.annotation(subnets)})
 
     def namespace(self, name: str) -> State:
         namespace = self._world.namespaces.get(name)
@@ -144,7 +146,7 @@ class Translators:
     def _egress(self, pod: Pod, assignment: Assignment) -> State:
         namespace = self._world.namespaces.get(pod.namespace)
         state = EMPTY
-        if namespace is None or not namespace.egress or not self._ranges:
+        if namespace is None or not namespace.egress:
             return state
         gateways = self._world.gateways()
         for outside in egress_rows.choose(pod.key, [ipaddress.ip_address(each) for each in namespace.egress]):
@@ -153,7 +155,7 @@ class Translators:
             if node is None or ip is None:
                 continue
             hop = next(each for each in self._world.join_of(node) if each.version == outside.version)
-            more = egress_rows.translate(pod.key, ip, outside, node=node, hop=hop, ranges=self._ranges)
+            more = egress_rows.translate(pod.key, ip, outside, node=node, hop=hop, inside=self._world.subnets.inside())
             state = _joined(state, more)
         return state
 
@@ -236,7 +238,7 @@ class Translators:
             pod_rows.DEFAULT: Attachment(
                 ips=assignment.ips,
                 mac=assignment.mac,
-                gateways=self._world.gateways_of(pod.node),
+                gateways=self._world.subnets.gateways_of(pod.node),
                 mtu=self._mtu,
             )
         }

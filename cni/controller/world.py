@@ -9,8 +9,8 @@ import ipaddress
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from cni.controller.addresses.pool import Assignment, Pool
-from cni.controller.addresses.subnets import checked
-from cni.controller.errors import InvalidNode, NodeNotReady, Refused
+from cni.controller.errors import NodeNotReady, Refused
+from cni.controller.health import HealthChecks
 from cni.controller.model.addressing import AddressRequest, IPAddress, IPNetwork
 from cni.controller.model.admin_policy import AdminPolicy
 from cni.controller.model.endpoints import Slice
@@ -22,6 +22,7 @@ from cni.controller.model.policy import NodePeer, Policy
 from cni.controller.model.selector import PodSelector
 from cni.controller.model.service import Service
 from cni.controller.networks import Networks
+from cni.controller.node_subnets import NodeSubnets
 from cni.controller.rows import Owner
 from cni.controller.selection import Role, Selections
 from cni.controller.translate import match
@@ -36,7 +37,6 @@ from cni.controller.translate.names import (
     policy_owner,
     service_owner,
 )
-from cni.controller.translate.node import RESERVED, gateways
 from cni.controller.translate.pod import DEFAULT
 from cni.controller.translate.service import Node as ServiceNode
 from foundation.kube.selectors import matches
@@ -48,15 +48,21 @@ class World:
     """Objects by key, with the indexes that translating one of them needs, so that none looks at all of them."""
 
     def __init__(
-        self, *, join: tuple[IPNetwork, ...] = (), on_change: Callable[[Hashable], None] = lambda token: None
+        self,
+        *,
+        join: tuple[IPNetwork, ...] = (),
+        ranges: tuple[IPNetwork, ...] = (),
+        on_change: Callable[[Hashable], None] = lambda token: None,
     ) -> None:
-        """`join`: the ranges that gateway routers get their inner addresses from.
+        """`join`: the ranges that gateway routers get their inner addresses from. `ranges`: what all nodes' subnets lie
+        in; without, it is found from the subnets themselves.
 
         `on_change` is told of things that refused objects may wait for: ("pool", node), ("node", name)."""
         self._on_change = on_change
         self.pods: dict[str, Pod] = {}
         self.nodes: dict[str, Node] = {}
-        self.pools: dict[str, Pool] = {}
+        self.subnets = NodeSubnets(ranges, on_change=on_change)
+        self.pools = self.subnets.pools
         self.namespaces: dict[str, Namespace] = {}
         self.policies: dict[str, Policy | Refused] = {}
         self.admin_policies: dict[str, AdminPolicy] = {}
@@ -67,11 +73,10 @@ class World:
         self.networks = Networks(on_change=on_change)
         self.services: dict[str, Service | Refused] = {}
         self.service_nodes: dict[str, ServiceNode] = {}
+        self.health = HealthChecks()
         self.join = Pool(join, token=("join",), reserved=1)
         self._slices: dict[str, Slice] = {}
         self._slices_of: dict[str, dict[str, Slice]] = {}
-        self._given: dict[str, tuple[IPNetwork, ...]] = {}
-        self._gateways: dict[str, tuple[str, ...]] = {}
         self.policed = False
         self._policies_of: dict[str, set[str]] = {}
         self._pods_of_node: dict[str, dict[str, None]] = {}
@@ -96,6 +101,7 @@ class World:
             touched.update(self.networks.drop_node(name))
         if (old.gateway if old else None) != (node.gateway if node else None):
             touched.update(self._egress_touched())
+        touched.update(self._inside_touched())
         if old is None or node is None or old.labels != node.labels or old.addresses != node.addresses:
             touched.update(dict.fromkeys(map(admin_policy_owner, self.admin_policies)))
             touched.update(dict.fromkeys(map(baseline_policy_owner, self.baseline_policies)))
@@ -110,7 +116,7 @@ class World:
         if node is not None and name in self.pools:
             gateway = node.gateway if isinstance(node.gateway, Gateway) else None
             outer = tuple(str(each.ip) for each in gateway.ips) if gateway is not None else ()
-            new = ServiceNode(name, tuple(dict.fromkeys((*node.addresses, *outer))), gateway is not None)
+            new = ServiceNode(name, node.addresses, outer)
             self.service_nodes[name] = new
         if node is None or node.gateway is None:
             self.join.release(name)
@@ -131,30 +137,27 @@ class World:
     def give_subnets(self, name: str, subnets: tuple[IPNetwork, ...]) -> Touched:
         """Subnets of our own for a node that the cluster gives none; nothing if it has some already."""
         node = self.nodes.get(name)
-        if node is None or node.subnets or name in self.pools or not all(map(self.is_free, subnets)):
+        if node is None or node.subnets or name in self.pools or not self.subnets.give(name, subnets):
             return ()
-        self._given[name] = subnets
         self._renew_pool(name, node)
         return self._subnets_came(name, node)
 
     def _subnets_came(self, name: str, node: Node) -> Touched:
         touched = {node_owner(name): None, **dict.fromkeys(self._pods_on(name))}
         touched.update(dict.fromkeys(self._renew_service_node(name, node)))
+        touched.update(self._inside_touched())
         self._on_change(("node", name))
         return touched
-
-    def is_free(self, subnet: IPNetwork) -> bool:
-        """Whether no node has any part of a subnet."""
-        taken = (each for pool in self.pools.values() for each in pool.subnets)
-        return not any(each.version == subnet.version and each.overlaps(subnet) for each in taken)
-
-    def gateways_of(self, name: str) -> tuple[str, ...]:
-        """The router's addresses on a node's switch."""
-        return self._gateways.get(name, ())
 
     def gateways(self) -> dict[str, Gateway]:
         """The nodes with a usable gateway."""
         return {name: each.gateway for name, each in self.nodes.items() if isinstance(each.gateway, Gateway)}
+
+    def _inside_touched(self) -> dict[Owner, None]:
+        """Who depends on what is inside, if that may have changed."""
+        if self.subnets.inside_known:
+            return {}
+        return {**dict.fromkeys(map(node_owner, self.gateways())), **self._egress_touched()}
 
     def _egress_touched(self) -> dict[Owner, None]:
         """When gateways come or go, others may have to take over namespaces' addresses."""
@@ -171,27 +174,11 @@ class World:
         return tuple(ipaddress.ip_interface(ip).ip for ip in assignment.ips)
 
     def _renew_pool(self, name: str, node: Node | None) -> None:
-        if self.pools.pop(name, None) is not None:
-            self._on_change(("ranges",))
-        self._gateways.pop(name, None)
-        if node is None:
-            self._given.pop(name, None)
-            return
-        try:
-            subnets = self._subnets(node) if node.subnets else self._given.get(name, ())
-        except InvalidNode:
-            return
-        if not subnets:
-            return
-        self._gateways[name] = gateways(subnets)
-        pool = self.pools[name] = Pool(subnets, token=("pool", name), reserved=RESERVED)
-        # Addresses given before go to those who have them, before anybody new may ask.
-        for key in self._pods_of_node.get(name, ()):
-            self._claim(pool, self.pods[key])
-
-    def _subnets(self, node: Node) -> tuple[IPNetwork, ...]:
-        others = {name: pool.subnets for name, pool in self.pools.items() if name != node.name}
-        return checked(node.name, node.subnets, others)
+        pool = self.subnets.renew(name, node)
+        if pool is not None:
+            # Addresses given before go to those who have them, before anybody new may ask.
+            for key in self._pods_of_node.get(name, ()):
+                self._claim(pool, self.pods[key])
 
     def subnets_of(self, name: str) -> tuple[IPNetwork, ...]:
         """The subnets of a node. Raises NodeNotReady when it has none yet, InvalidNode when they cannot be used."""
@@ -200,7 +187,7 @@ class World:
             return pool.subnets
         node = self.nodes.get(name)
         if node is not None and node.subnets:
-            return self._subnets(node)
+            return self.subnets.own(node)
         why = "is unknown" if node is None else "has neither podCIDRs nor a subnet of ours"
         raise NodeNotReady(f"node {name} {why}", waits_for=("node", name))
 
@@ -307,7 +294,12 @@ class World:
         self.services.pop(key, None)
         if service is not None:
             self.services[key] = service
-        return (service_owner(key),)
+        return {service_owner(key): None, **self._health_touched(key)}
+
+    def _health_touched(self, key: str) -> dict[Owner, None]:
+        service = self.services.get(key)
+        nodes = self.health.put(key, service if isinstance(service, Service) else None, self.slices_of(key))
+        return dict.fromkeys(map(node_owner, self.nodes if nodes is None else nodes & self.nodes.keys()))
 
     def put_slice(self, key: str, piece: Slice | None) -> Touched:
         """An endpoint slice that came, changed (or went: None)."""
@@ -323,6 +315,8 @@ class World:
             self._slices[key] = piece
             self._slices_of.setdefault(piece.service, {})[key] = piece
             touched[service_owner(piece.service)] = None
+        for each in {each.service for each in (old, piece) if each is not None and each.service}:
+            touched.update(self._health_touched(each))
         return touched
 
     def slices_of(self, service: str) -> Iterable[Slice]:

@@ -68,13 +68,13 @@ class Stage:
         self.refused: list[tuple[Owner, TransactionFailed]] = []
         self.annotations: dict[str, dict[str, Any]] = {}
         self.claims: dict[str, tuple[str, ...]] = {}
-        self.node_annotations: dict[str, str] = {}
+        self.node_annotations: dict[str, dict[str, str]] = {}
         self.core = Core(
             self.session,
             ClusterConfig(**cluster),
             annotate=self._annotate,
             keep=self.claims.__setitem__,
-            annotate_node=self.node_annotations.__setitem__,
+            annotate_node=lambda name, texts: self.node_annotations.setdefault(name, {}).update(texts),
             on_problem=self._problem,
             on_refused=lambda owner, error: self.refused.append((owner, error)),
         )

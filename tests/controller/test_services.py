@@ -203,12 +203,11 @@ async def test_internal_policy_local(stage: Stage) -> None:
     stage.put("endpointslice", endpoint_slice(("10.1.1.9", "n1")))
     await stage.settle()
     assert balancers(stage) == {
-        "TCP.outside": {"10.96.0.10:80": "10.1.1.9:8080"},
         "TCP.inside.n1": {"10.96.0.10:80": "10.1.1.9:8080"},
         "TCP.inside-none": {"10.96.0.10:80": ""},
     }
-    assert holders(stage, "TCP.inside.n1") == {"n1"}
-    assert holders(stage, "TCP.inside-none") == {"n2"}
+    assert holders(stage, "TCP.inside.n1") == {"n1", "gateway_n1"}
+    assert holders(stage, "TCP.inside-none") == {"n2", "gateway_n2"}
 
 
 @pytest.mark.parametrize(

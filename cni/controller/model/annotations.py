@@ -13,6 +13,14 @@ ADDRESSES = f"{GROUP}/addresses"
 NODE_SUBNETS = f"{GROUP}/node-subnets"
 """On a node, written here when the cluster gives it no podCIDRs: ["10.1.2.0/24"]."""
 
+MANAGEMENT = f"{GROUP}/management"
+"""On a node, written here: {ips, mac, gateways, routes, mtu, port} of its management port, by which the node reaches
+pods and services. cni-node makes it."""
+
+HEALTH_CHECKS = f"{GROUP}/health-checks"
+"""On a node, written here: [{"port": 32109, "service": {"namespace": "ns", "name": "web"}, "localEndpoints": 2}] for
+each service with a healthCheckNodePort. cni-node answers there; absent while there is no such service."""
+
 MODE = f"{GROUP}/mode"
 HOST_NODE = f"{GROUP}/host-node"
 
@@ -28,3 +36,7 @@ ISOLATION = f"{GROUP}/isolation"
 GATEWAY = f"{GROUP}/gateway"
 """On a node: {"ips": ["192.0.2.10/24"], "nextHops": ["192.0.2.1"], "physicalNetwork": "physnet1", "vlan": 0}, the
 addresses of its gateway router; without it the node's pods do not get out."""
+
+VM_NETWORKS = f"{GROUP}/vm-networks"
+"""On a VirtualMachine (or an instance without one), written here: {network: {ips, mac}}, which it keeps while it
+exists, whether it runs or not."""

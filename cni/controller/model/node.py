@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,6 +43,14 @@ def _gateway(text: str | None) -> Gateway | Refused | None:
         return problem  # the node's switch does not depend on it
 
 
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def parse(node: core.Node) -> Node:
     """From the API's object."""
     labels, annotations = node.metadata.labels, node.metadata.annotations
@@ -58,6 +67,10 @@ def parse(node: core.Node) -> Node:
         labels=labels,
         annotations=annotations,
         subnets=subnets,
-        addresses=tuple(each.address for each in node.status.addresses or () if each.type == "InternalIP"),
+        addresses=tuple(
+            each.address
+            for each in node.status.addresses or ()
+            if each.type == "InternalIP" and _is_address(each.address)
+        ),
         gateway=_gateway(annotations.get(GATEWAY)),
     )

@@ -26,7 +26,9 @@ class Port:
 class Service:
     """A service with a load balancer. `affinity_seconds` 0: no session affinity.
 
-    `external` are addresses from outside of the cluster: externalIPs, those of the load balancer.
+    `external` are addresses from outside of the cluster: externalIPs, then those of the load balancer, which are in
+    `balancer` too. `source_ranges`: whom the load balancer's addresses serve; None for everybody. `health_port`: where
+    the load balancer asks nodes for their health; 0: nowhere.
     """
 
     namespace: str
@@ -38,6 +40,9 @@ class Service:
     internal_local: bool
     external_local: bool
     publish_not_ready: bool
+    balancer: tuple[str, ...] = ()
+    source_ranges: tuple[str, ...] | None = None
+    health_port: int = 0
 
     @property
     def per_node(self) -> bool:
@@ -52,6 +57,21 @@ def _address(text: str) -> str:
         raise InvalidService(f"{text!r} is no IP address") from None
 
 
+def _range(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text.strip(), strict=False))
+    except ValueError:
+        raise InvalidService(f"loadBalancerSourceRanges: {text!r} is no CIDR") from None
+
+
+def _port(port: core.ServicePort, *, outside: bool) -> Port:
+    if port.protocol not in PROTOCOLS:
+        raise InvalidService(f"protocol {port.protocol!r} is none of {', '.join(PROTOCOLS)}")
+    if not 1 <= port.port <= 65535 or not 0 <= port.node_port <= 65535:
+        raise InvalidService(f"port {port.port} (node port {port.node_port}) is impossible: use 1 to 65535")
+    return Port(port.name, port.protocol, port.port, port.node_port if outside else 0)
+
+
 def parse(service: core.Service) -> Service:
     """From the API's object; one without cluster addresses (headless, external name) has no ports left.
 
@@ -61,16 +81,12 @@ def parse(service: core.Service) -> Service:
     cluster_ips = spec.cluster_ips or ((spec.cluster_ip,) if spec.cluster_ip else ())
     cluster_ips = tuple(_address(ip) for ip in cluster_ips if ip != "None")
     served = bool(cluster_ips) and spec.type != "ExternalName"
-    ports = []
-    for port in spec.ports or ():
-        if port.protocol not in PROTOCOLS:
-            raise InvalidService(f"protocol {port.protocol!r} is none of {', '.join(PROTOCOLS)}")
-        if not 1 <= port.port <= 65535 or not 0 <= port.node_port <= 65535:
-            raise InvalidService(f"port {port.port} (node port {port.node_port}) is impossible: use 1 to 65535")
-        outside = spec.type in ("NodePort", "LoadBalancer")
-        ports.append(Port(port.name, port.protocol, port.port, port.node_port if outside else 0))
-    ingress = service.status.load_balancer.ingress or () if spec.type == "LoadBalancer" else ()
-    given = [each.ip for each in ingress if each.ip and each.ip_mode != "Proxy"]
+    balanced = spec.type == "LoadBalancer"
+    ports = tuple(_port(each, outside=balanced or spec.type == "NodePort") for each in spec.ports or ())
+    ingress = service.status.load_balancer.ingress or () if balanced else ()
+    given = tuple(_address(each.ip) for each in ingress if each.ip and each.ip_mode != "Proxy")
+    ranges = tuple(map(_range, spec.load_balancer_source_ranges or ())) if balanced else ()
+    external_local = spec.external_traffic_policy == "Local"
     affinity = 0
     if spec.session_affinity == "ClientIP":
         config = spec.session_affinity_config
@@ -80,10 +96,13 @@ def parse(service: core.Service) -> Service:
         namespace=metadata.namespace,
         name=metadata.name,
         cluster_ips=cluster_ips,
-        external=tuple(dict.fromkeys(_address(ip) for ip in (*(spec.external_ips or ()), *given))),
-        ports=tuple(ports) if served else (),
+        external=tuple(dict.fromkeys((*map(_address, spec.external_ips or ()), *given))),
+        ports=ports if served else (),
         affinity_seconds=affinity,
         internal_local=spec.internal_traffic_policy == "Local",
-        external_local=spec.external_traffic_policy == "Local",
+        external_local=external_local,
         publish_not_ready=spec.publish_not_ready_addresses,
+        balancer=given,
+        source_ranges=ranges or None,
+        health_port=spec.health_check_node_port if served and balanced and external_local else 0,
     )

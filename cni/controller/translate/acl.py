@@ -12,7 +12,7 @@ LONGEST_NAME = 63
 
 def acl(
     row: RowId,
-    direction: Literal["ingress", "egress"],
+    direction: Literal["ingress", "egress", "outside"],
     *,
     priority: int,
     match: str,
@@ -20,7 +20,10 @@ def acl(
     severity: str = "",
     name: str = "",
 ) -> Row:
-    """An access rule for what comes to a port ("ingress") or from it ("egress"). `severity`: log with it."""
+    """An access rule for what comes to a pod's port ("ingress"), from it ("egress"), or from outside ("outside").
+
+    What pods send is judged after load balancing, what comes from outside before it. `severity`: log with it.
+    """
     columns: dict[str, Any] = {
         "priority": priority,
         "direction": "to-lport" if direction == "ingress" else "from-lport",

@@ -30,14 +30,14 @@ def choose(pod: str, addresses: Sequence[IPAddress]) -> list[IPAddress]:
 
 
 def translate(
-    pod: str, ip: str, outside: IPAddress, *, node: str, hop: IPAddress, ranges: Sequence[IPNetwork]
+    pod: str, ip: str, outside: IPAddress, *, node: str, hop: IPAddress, inside: Sequence[IPNetwork]
 ) -> State:
-    """Rows for one address of a pod. `hop`: the chosen node's gateway on the join switch; `ranges`: what is inside."""
+    """Rows for one address of a pod. `hop`: the chosen node's gateway on the join switch; `inside`: pods' ranges."""
     family = outside.version
-    inside = ", ".join(str(each) for each in ranges if each.version == family)
+    pods = ", ".join(str(each) for each in inside if each.version == family)
     policy = RowId("Logical_Router_Policy", "pod", pod, f"egress.v{family}")
     snat = RowId("NAT", "pod", pod, f"egress.v{family}")
-    match = f"ip{family}.src == {ip} && ip{family}.dst != {{{inside}}}"
+    match = f"ip{family}.src == {ip} && ip{family}.dst != {{{pods}}}"
     rows = (
         Row(policy, {"priority": PRIORITY, "match": match, "action": "reroute", "nexthops": [str(hop)]}),
         Row(snat, {"type": "snat", "external_ip": str(outside), "logical_ip": ip}),

@@ -15,6 +15,8 @@ from cni.controller.rows.tables import neighbour
 from cni.controller.translate.names import (
     CLUSTER_ROUTER,
     JOIN_SWITCH,
+    OUTSIDE,
+    OUTSIDE_NAME,
     ROUTER_BALANCERS,
     gateway_router,
 )
@@ -29,6 +31,7 @@ def cluster(join: Sequence[IPNetwork]) -> State:
     rows = (
         Row(JOIN_SWITCH, {"name": "dpu-offload-join"}),
         Row(ROUTER_BALANCERS, {}),
+        Row(OUTSIDE, {"name": OUTSIDE_NAME}),
         Row(
             router_port,
             {
@@ -55,13 +58,13 @@ def translate(
     subnets: Sequence[IPNetwork],
     join: Sequence[IPNetwork],
     join_addresses: Sequence[IPAddress],
-    cluster_ranges: Sequence[IPNetwork],
+    inside: Sequence[IPNetwork],
 ) -> State:
     """Rows of a node's gateway; all of them belong to the node.
 
-    `join_addresses`: the gateway's own on the join switch; `cluster_ranges`: what is reached back through it.
+    `join_addresses`: the gateway's own on the join switch; `inside`: what is reached back through it.
     """
-    return _Gateway(node, gateway, chassis).build(subnets, join, join_addresses, cluster_ranges)
+    return _Gateway(node, gateway, chassis).build(subnets, join, join_addresses, inside)
 
 
 class _Gateway:
@@ -83,7 +86,7 @@ class _Gateway:
         subnets: Sequence[IPNetwork],
         join: Sequence[IPNetwork],
         join_addresses: Sequence[IPAddress],
-        cluster_ranges: Sequence[IPNetwork],
+        inside: Sequence[IPNetwork],
     ) -> State:
         name = f"gateway_{self.node}"
         options = {"chassis": self.chassis, "lb_force_snat_ip": "router_ip", "dynamic_neigh_routers": "true"}
@@ -93,7 +96,7 @@ class _Gateway:
         self._outer(name)
         for subnet in subnets:
             self._routes_of(subnet, join_addresses)
-        for index, wide in enumerate(cluster_ranges):
+        for index, wide in enumerate(inside):
             hop = next((network[1] for network in join if network.version == wide.version), None)
             if hop is not None:
                 row = self._id("Logical_Router_Static_Route", f"cluster.{index}")
@@ -126,7 +129,9 @@ class _Gateway:
             "options": {"network_name": gateway.physical_network},
             "tag": gateway.vlan or None,
         }
-        self._add(switch, "ports", self._id("Logical_Switch_Port", "localnet"), localnet)
+        wire = self._id("Logical_Switch_Port", "localnet")
+        self._add(switch, "ports", wire, localnet)
+        self.members.append(Member(OUTSIDE, "ports", wire))
         side = router_side(f"external-to-{name}", f"{name}-to-external")
         self._add(switch, "ports", self._id("Logical_Switch_Port", "external"), side)
         port = {

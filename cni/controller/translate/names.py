@@ -68,6 +68,9 @@ SWITCH_BALANCERS = RowId("Load_Balancer_Group", "cluster", "default", "switches"
 """Load balancers on every node's switch: for connections that pods begin."""
 ROUTER_BALANCERS = RowId("Load_Balancer_Group", "cluster", "default", "gateways")
 """Load balancers on every gateway router: for connections from outside."""
+OUTSIDE = RowId("Port_Group", "cluster", "default", "outside")
+"""The ports by which all gateways' traffic from outside comes in."""
+OUTSIDE_NAME = "dpu_offload_outside"
 JOIN_SWITCH = RowId("Logical_Switch", "cluster", "default", "join")
 
 
@@ -79,3 +82,13 @@ def gateway_router(node: str) -> RowId:
 def service_owner(key: str) -> Owner:
     """The owner of a service's load balancers; `key` is namespace/name."""
     return Owner("service", key)
+
+
+def vm_owner(key: str) -> Owner:
+    """The owner of a virtual machine's rows; `key` is namespace/name."""
+    return Owner("vm", key)
+
+
+def vm_port_name(name: str) -> str:
+    """What stands for the pod in the names of a virtual machine's ports; no pod's name has an underscore."""
+    return f"vm_{name}"

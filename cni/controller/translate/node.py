@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections.abc import Sequence
 
-from cni.controller.model.addressing import IPNetwork, mac_of, prefix
+import msgspec
+
+from cni.controller.model.addressing import Attachment, IPNetwork, Route, mac_of, prefix
 from cni.controller.rows import Member, Row, RowId, State
 from cni.controller.translate.acl import METER, acl
 from cni.controller.translate.names import (
@@ -21,27 +24,42 @@ from cni.controller.translate.names import (
 )
 from cni.controller.translate.service import HAIRPIN
 
+_ENCODER = msgspec.json.Encoder(order="deterministic")
+
 GATEWAY, MANAGEMENT = 1, 2
 NODE_PRIORITY = 32000
 """Above every policy: Kubernetes lets a node always reach its own pods."""
+NODES_PRIORITY = 310
+"""Above the policies that send pods to other gateways: a node is reached directly."""
 LOGGED_PER_SECOND = 20
 RESERVED = 2
-ROUTER_PORT = "router-port"
 """Addresses at the start of each subnet that no pod gets."""
+ROUTER_PORT = "router-port"
+
+
+def _nodes(family: int) -> RowId:
+    """The address set of all nodes' own addresses."""
+    return RowId("Address_Set", "cluster", "default", f"nodes.v{family}")
 
 
 def cluster() -> State:
-    """What exists once: the router that joins all nodes' switches, the meter that bounds the logging of policies."""
+    """What exists once: the router that joins all nodes' switches, the meter that bounds the logging of policies, the
+    direct way to nodes."""
     meter, band = RowId("Meter", "cluster", "default", "acl-log"), RowId("Meter_Band", "cluster", "default", "acl-log")
-    return State(
-        (
-            Row(CLUSTER_ROUTER, {"name": CLUSTER_ROUTER_NAME}),
-            Row(SWITCH_BALANCERS, {}),
-            Row(meter, {"name": METER, "unit": "pktps", "fair": True}),
-            Row(band, {"action": "drop", "rate": LOGGED_PER_SECOND}),
-        ),
-        (Member(meter, "bands", band),),
-    )
+    rows = [
+        Row(CLUSTER_ROUTER, {"name": CLUSTER_ROUTER_NAME}),
+        Row(SWITCH_BALANCERS, {}),
+        Row(meter, {"name": METER, "unit": "pktps", "fair": True}),
+        Row(band, {"action": "drop", "rate": LOGGED_PER_SECOND}),
+    ]
+    members = [Member(meter, "bands", band)]
+    for family in (4, 6):
+        direct = RowId("Logical_Router_Policy", "cluster", "default", f"nodes.v{family}")
+        name = f"dpu_offload_nodes_v{family}"
+        columns = {"priority": NODES_PRIORITY, "match": f"ip{family}.dst == ${name}", "action": "allow"}
+        rows += [Row(_nodes(family), {"name": name}), Row(direct, columns)]
+        members.append(Member(CLUSTER_ROUTER, "policies", direct))
+    return State(tuple(rows), tuple(members))
 
 
 def gateways(subnets: tuple[IPNetwork, ...]) -> tuple[str, ...]:
@@ -52,6 +70,30 @@ def gateways(subnets: tuple[IPNetwork, ...]) -> tuple[str, ...]:
 def annotation(subnets: tuple[IPNetwork, ...]) -> str:
     """The text of annotation node-subnets."""
     return json.dumps([str(network) for network in subnets])
+
+
+def management(node: str, *, subnets: tuple[IPNetwork, ...], inside: Sequence[IPNetwork], mtu: int) -> str:
+    """The text of annotation management. `inside`: what the node reaches through it besides its own subnets."""
+    hops = {network.version: str(network[GATEWAY]) for network in subnets}
+    routes = tuple(Route(str(each), hops[each.version]) for each in inside if each.version in hops)
+    port = Attachment(
+        ips=tuple(prefix(network, network[MANAGEMENT]) for network in subnets),
+        mac=mac_of(subnets[0][MANAGEMENT]),
+        gateways=tuple(hops.values()),
+        routes=routes,
+        mtu=mtu,
+        port=management_name(node),
+    )
+    return _ENCODER.encode(port).decode()
+
+
+def health(checks: Sequence[tuple[int, str, int]]) -> str:
+    """The text of annotation health-checks. `checks`: (port, namespace/name of the service, endpoints on the node)."""
+    found = []
+    for port, key, count in checks:
+        namespace, _, name = key.partition("/")
+        found.append({"port": port, "service": {"namespace": namespace, "name": name}, "localEndpoints": count})
+    return json.dumps(found)
 
 
 def management_name(node: str) -> str:
@@ -122,7 +164,11 @@ def translate(
             route = RowId("Logical_Router_Static_Route", "node", node, f"node.{index}")
             length = 32 if address.version == 4 else 128
             rows = (*rows, Row(route, {"ip_prefix": f"{address}/{length}", "nexthop": str(via)}))
-            members = (*members, Member(CLUSTER_ROUTER, "static_routes", route))
+            members = (
+                *members,
+                Member(CLUSTER_ROUTER, "static_routes", route),
+                Member(_nodes(address.version), "addresses", str(address)),
+            )
     if policed:
         own = acl(
             RowId("ACL", "node", node, "own-pods"),

@@ -1,7 +1,8 @@
 """A service into load balancers.
 
 What is the same on every node hangs on the two groups (all switches, all gateway routers). Where a traffic policy is
-Local, each node that has endpoints gets a load balancer of its own, and those without share one that refuses.
+Local, each node that has endpoints gets a load balancer of its own, and those without share one that refuses. Whom
+loadBalancerSourceRanges leave out is stopped where traffic from outside comes in.
 """
 
 from __future__ import annotations
@@ -13,21 +14,37 @@ from cni.controller.model import endpoints
 from cni.controller.model.endpoints import Backend, Slice
 from cni.controller.model.service import PROTOCOLS, Port, Service
 from cni.controller.rows import Member, Row, RowId, State
-from cni.controller.translate.names import ROUTER_BALANCERS, SWITCH_BALANCERS, gateway_router, node_switch
+from cni.controller.translate import term
+from cni.controller.translate.acl import acl
+from cni.controller.translate.names import (
+    OUTSIDE,
+    OUTSIDE_NAME,
+    ROUTER_BALANCERS,
+    SWITCH_BALANCERS,
+    gateway_router,
+    node_switch,
+)
 
 HAIRPIN = ("169.254.169.5", "fd69::5")
 """Source of a connection that a service leads back to the pod that began it."""
+
+GUARD_PRIORITY = 2000
 
 Vips = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a service needs to know of a node: its addresses for node ports, whether it has a gateway router."""
+    """What a service needs to know of a node: its own addresses, those of its gateway router (none without)."""
 
     name: str
-    addresses: tuple[str, ...]
-    gateway: bool
+    own: tuple[str, ...]
+    outer: tuple[str, ...]
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All that node ports are served on."""
+        return tuple(dict.fromkeys((*self.own, *self.outer)))
 
 
 def translate(service: Service, slices: Iterable[Slice], nodes: Mapping[str, Node]) -> State:
@@ -38,6 +55,7 @@ def translate(service: Service, slices: Iterable[Slice], nodes: Mapping[str, Nod
 class _Builder:
     def __init__(self, service: Service, slices: tuple[Slice, ...], nodes: Mapping[str, Node]) -> None:
         self.service = service
+        self._key = f"{service.namespace}/{service.name}"
         self.slices = slices
         self.nodes = nodes
         self.rows: list[Row] = []
@@ -48,18 +66,18 @@ class _Builder:
             ports = [port for port in self.service.ports if port.protocol == protocol]
             if ports:
                 self._protocol(protocol, ports)
+                self._guard(protocol, ports)
+        if self.service.health_port:
+            self._health(self.service.health_port)
         return State(tuple(self.rows), tuple(self.members))
 
     def _protocol(self, protocol: str, ports: list[Port]) -> None:
         service = self.service
         everywhere: Vips = {}
         inside: Vips = {}  # for connections that pods begin
-        outside: Vips = {}  # for connections from beyond the gateways
         for port in ports:
-            # With internal policy Local each switch has load balancers of its own for the cluster's addresses.
-            (outside if service.internal_local else everywhere).update(
-                self._vips(service.cluster_ips, port.number, port)
-            )
+            if not service.internal_local:
+                everywhere.update(self._vips(service.cluster_ips, port.number, port))
             # A pod that calls an outside address is inside: the external policy does not bind it.
             target = inside if service.external_local else everywhere
             target.update(self._vips(service.external, port.number, port))
@@ -68,7 +86,6 @@ class _Builder:
                     target.update(self._vips(node.addresses, port.node_port, port))
         self._add(f"{protocol}.all", protocol, everywhere, SWITCH_BALANCERS, ROUTER_BALANCERS)
         self._add(f"{protocol}.inside", protocol, inside, SWITCH_BALANCERS)
-        self._add(f"{protocol}.outside", protocol, outside, ROUTER_BALANCERS)
         if service.internal_local:
             self._internal_local(protocol, ports)
         if service.external_local:
@@ -77,23 +94,23 @@ class _Builder:
     def _internal_local(self, protocol: str, ports: list[Port]) -> None:
         refusing: list[RowId] = []
         empty: Vips = {}
-        for name in sorted(self.nodes):
+        for name, node in sorted(self.nodes.items()):
+            holders = (node_switch(name), gateway_router(name)) if node.outer else (node_switch(name),)
             vips: Vips = {}
             for port in ports:
                 vips |= self._vips(self.service.cluster_ips, port.number, port, node=name)
             if any(vips.values()):
-                self._add(f"{protocol}.inside.{name}", protocol, vips, node_switch(name))
+                self._add(f"{protocol}.inside.{name}", protocol, vips, *holders)
             else:
-                refusing.append(node_switch(name))
+                refusing += holders
                 empty |= vips
-        if refusing:
-            self._add(f"{protocol}.inside-none", protocol, empty, *refusing)
+        self._add(f"{protocol}.inside-none", protocol, empty, *refusing)
 
     def _external_local(self, protocol: str, ports: list[Port]) -> None:
         refusing: list[RowId] = []
         empty: Vips = {}
         for name, node in sorted(self.nodes.items()):
-            if not node.gateway:
+            if not node.outer:
                 continue
             vips: Vips = {}
             for port in ports:
@@ -105,8 +122,36 @@ class _Builder:
             elif vips:
                 refusing.append(gateway_router(name))
                 empty |= vips
-        if refusing:
-            self._add(f"{protocol}.outside-none", protocol, empty, *refusing)
+        self._add(f"{protocol}.outside-none", protocol, empty, *refusing)
+
+    def _guard(self, protocol: str, ports: list[Port]) -> None:
+        """Drops what comes to the load balancer's addresses from outside of the source ranges."""
+        service = self.service
+        if service.source_ranges is None:
+            return
+        word = protocol.lower()
+        numbers = term.one_of([str(each.number) for each in ports])
+        for family in (4, 6):
+            vips = [each for each in service.balancer if (":" in each) == (family == 6)]
+            allowed = [each for each in service.source_ranges if (":" in each) == (family == 6)]
+            if not vips:
+                continue
+            match = f"inport == @{OUTSIDE_NAME} && ip{family}.dst == {term.one_of(vips)} && {word}.dst == {numbers}"
+            if allowed:
+                match += f" && ip{family}.src != {term.one_of(allowed)}"
+            row = RowId("ACL", "service", self._key, f"sources.{protocol}.v{family}")
+            self.rows.append(acl(row, "outside", priority=GUARD_PRIORITY, match=match, action="drop"))
+            self.members.append(Member(OUTSIDE, "acls", row))
+
+    def _health(self, port: int) -> None:
+        """A gateway's health port leads to its node, where cni-node answers for the service."""
+        for name, node in sorted(self.nodes.items()):
+            vips: Vips = {}
+            for outer in node.outer:
+                own = next((each for each in node.own if (":" in each) == (":" in outer)), outer)
+                if own != outer:
+                    vips[_joined(outer, port)] = _joined(own, port)
+            self._add(f"TCP.health.{name}", "TCP", vips, gateway_router(name))
 
     def _vips(self, addresses: Iterable[str], number: int, port: Port, *, node: str | None = None) -> Vips:
         vips: Vips = {}
@@ -126,7 +171,7 @@ class _Builder:
         if not vips or not holders:
             return
         service = self.service
-        row = RowId("Load_Balancer", "service", f"{service.namespace}/{service.name}", part)
+        row = RowId("Load_Balancer", "service", self._key, part)
         options = {"reject": "true", "hairpin_snat_ip": " ".join(HAIRPIN), "neighbor_responder": "none"}
         if service.affinity_seconds:
             options["affinity_timeout"] = str(service.affinity_seconds)
@@ -136,7 +181,7 @@ class _Builder:
             Row(
                 row,
                 {
-                    "name": f"{service.namespace}/{service.name} {part}",
+                    "name": f"{self._key} {part}",
                     "protocol": protocol.lower(),
                     "vips": vips,
                     "options": options,

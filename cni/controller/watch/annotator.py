@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
-from cni.controller.model.annotations import NODE_SUBNETS, POD_NETWORKS
+from cni.controller.model.annotations import POD_NETWORKS
 from cni.controller.world import World
 from foundation.daemon.work import Backoff, KeyedQueue
 from foundation.kube.client import KubeClient
@@ -24,7 +25,7 @@ class Annotator:
         self._client = client
         self._world = world
         self._wanted: dict[str, tuple[str, str]] = {}
-        self._of_nodes: dict[str, str] = {}
+        self._of_nodes: dict[str, dict[str, str]] = {}
         self.nodes = KeyedQueue(
             self._write_node, workers=8, backoff=Backoff(0.05, 1.0), deadline=30.0, name="node annotations"
         )
@@ -46,22 +47,28 @@ class Annotator:
         self._wanted[key] = (uid, text)
         self.queue.add(key)
 
-    def want_node(self, name: str, text: str) -> None:
-        """The annotation node-subnets that a node shall have."""
+    def want_node(self, name: str, texts: Mapping[str, str]) -> None:
+        """Annotations that a node shall have."""
         node = self._world.nodes.get(name)
-        if node is not None and node.annotations.get(NODE_SUBNETS) != text and self._of_nodes.get(name) != text:
-            self._of_nodes[name] = text
+        if node is None:
+            return
+        waiting = self._of_nodes.get(name, {})
+        missing = {key: text for key, text in texts.items() if node.annotations.get(key) != text}
+        if any(waiting.get(key) != text for key, text in missing.items()):
+            self._of_nodes[name] = {**waiting, **missing}
             self.nodes.add(name)
 
     async def _write_node(self, name: str) -> None:
-        text = self._of_nodes.get(name)
-        if text is None or name not in self._world.nodes:
+        wanted = self._of_nodes.get(name)
+        if wanted is None:
             return
-        try:
-            await self._client.merge_patch(NODES, name, "", {"metadata": {"annotations": {NODE_SUBNETS: text}}})
-        except NotFound:
-            _log.debug("node %s went before its annotation was written", name)
-        self._of_nodes.pop(name, None)
+        if name in self._world.nodes:
+            try:
+                await self._client.merge_patch(NODES, name, "", {"metadata": {"annotations": wanted}})
+            except NotFound:
+                _log.debug("node %s went before its annotations were written", name)
+        if self._of_nodes.get(name) is wanted:
+            del self._of_nodes[name]
 
     def want_claim(self, key: str, ips: tuple[str, ...]) -> None:
         """The addresses that an IPAMClaim's status shall name."""
@@ -78,7 +85,8 @@ class Annotator:
             await self._client.merge_patch(IPAM_CLAIMS, name, namespace, {"status": {"ips": list(ips)}}, "status")
         except NotFound:
             _log.debug("claim %s went before its addresses were written", key)
-        self._of_claims.pop(key, None)
+        if self._of_claims.get(key) == ips:
+            del self._of_claims[key]
 
     async def _write(self, key: str) -> None:
         wanted = self._wanted.get(key)

@@ -1,0 +1,85 @@
+"""Which node has which subnets, with the pools of their addresses; no I/O."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Hashable
+
+from cni.controller.addresses.pool import Pool
+from cni.controller.addresses.subnets import checked
+from cni.controller.errors import InvalidNode
+from cni.controller.model.addressing import IPNetwork
+from cni.controller.model.node import Node
+from cni.controller.translate.node import RESERVED, gateways
+
+
+class NodeSubnets:
+    """`ranges`: what all subnets lie in; without, it is found from the subnets themselves.
+
+    `on_change` is told ("ranges",) when a subnet becomes free.
+    """
+
+    def __init__(self, ranges: tuple[IPNetwork, ...], *, on_change: Callable[[Hashable], None]) -> None:
+        self._ranges = ranges
+        self._on_change = on_change
+        self._inside: tuple[IPNetwork, ...] | None = None
+        self._given: dict[str, tuple[IPNetwork, ...]] = {}
+        self._gateways: dict[str, tuple[str, ...]] = {}
+        self.pools: dict[str, Pool] = {}
+
+    def renew(self, name: str, node: Node | None) -> Pool | None:
+        """Looks anew at what a node has; its new pool, if it has usable subnets."""
+        if self.pools.pop(name, None) is not None:
+            self._on_change(("ranges",))
+        self._gateways.pop(name, None)
+        self._inside = None
+        if node is None:
+            self._given.pop(name, None)
+            return None
+        try:
+            subnets = self.own(node) if node.subnets else self._given.get(name, ())
+        except InvalidNode:
+            return None
+        if not subnets:
+            return None
+        self._gateways[name] = gateways(subnets)
+        pool = self.pools[name] = Pool(subnets, token=("pool", name), reserved=RESERVED)
+        return pool
+
+    def give(self, name: str, subnets: tuple[IPNetwork, ...]) -> bool:
+        """Keeps subnets of ours for a node, for the next `renew`; False if they are not free."""
+        if not all(map(self.is_free, subnets)):
+            return False
+        self._given[name] = subnets
+        return True
+
+    def own(self, node: Node) -> tuple[IPNetwork, ...]:
+        """The subnets that the cluster gives a node. Raises InvalidNode when they cannot be used."""
+        others = {name: pool.subnets for name, pool in self.pools.items() if name != node.name}
+        return checked(node.name, node.subnets, others)
+
+    def is_free(self, subnet: IPNetwork) -> bool:
+        """Whether no node has any part of a subnet."""
+        taken = (each for pool in self.pools.values() for each in pool.subnets)
+        return not any(each.version == subnet.version and each.overlaps(subnet) for each in taken)
+
+    def gateways_of(self, name: str) -> tuple[str, ...]:
+        """The router's addresses on a node's switch."""
+        return self._gateways.get(name, ())
+
+    def inside(self) -> tuple[IPNetwork, ...]:
+        """The ranges that all pods' addresses lie in: as configured, or as few prefixes as hold the nodes' subnets."""
+        if self._ranges:
+            return self._ranges
+        if self._inside is None:
+            subnets = [each for pool in self.pools.values() for each in pool.subnets]
+            self._inside = (
+                *ipaddress.collapse_addresses(each for each in subnets if isinstance(each, ipaddress.IPv4Network)),
+                *ipaddress.collapse_addresses(each for each in subnets if isinstance(each, ipaddress.IPv6Network)),
+            )
+        return self._inside
+
+    @property
+    def inside_known(self) -> bool:
+        """Whether `inside` is as it was when last asked for."""
+        return bool(self._ranges) or self._inside is not None
