@@ -71,8 +71,7 @@ class ApiServer:
         self._controllers = Controllers(self.registry)
         self._journal: Journal | None = None
         self._server: web.Server | None = None
-        self._runner: web.ServerRunner | None = None
-        self._site: web.TCPSite | None = None
+        self._listening: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -89,8 +88,6 @@ class ApiServer:
         self._bootstrap()
         self.store.begin()
         self._server = web.Server(self._handle, handler_cancellation=True, request_factory=_request)
-        self._runner = web.ServerRunner(self._server, shutdown_timeout=0.1)
-        await self._runner.setup()
         await self._listen()
         self._spawn(self._controllers.run())
 
@@ -99,9 +96,10 @@ class ApiServer:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stop_listening()
         self._abort_connections()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._server is not None:
+            await self._server.shutdown(0.1)
         if self._journal is not None:
             self._journal.close()
 
@@ -113,11 +111,22 @@ class ApiServer:
         await self.stop()
 
     async def _listen(self) -> None:
-        assert self._runner is not None
-        self._site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._tls)
-        await self._site.start()
-        assert self._runner.addresses
-        self._port = self._runner.addresses[0][1]
+        assert self._server is not None
+        self._listening = await asyncio.get_running_loop().create_server(
+            self._server, self._host, self._port, ssl=self._tls
+        )
+        self._port = self._listening.sockets[0].getsockname()[1]
+
+    async def _stop_listening(self) -> None:
+        """Take no more connections. Those accepted a moment ago get their transport first: asyncio would lose them."""
+        if self._listening is None:
+            return
+        listening, self._listening = self._listening, None
+        for each in listening.sockets:
+            asyncio.get_running_loop().remove_reader(each.fileno())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        listening.close()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -168,16 +177,14 @@ class ApiServer:
 
     async def refuse(self, seconds: float | None = None) -> None:
         """Cut all connections and refuse new ones, for a time or until `accept()`."""
-        if self._site is not None:
-            await self._site.stop()
-            self._site = None
+        await self._stop_listening()
         self._abort_connections()
         if seconds is not None:
             self._spawn(self._accept_later(seconds))
 
     async def accept(self) -> None:
         """End `refuse()`."""
-        if self._site is None:
+        if self._listening is None:
             await self._listen()
 
     async def _accept_later(self, seconds: float) -> None:
