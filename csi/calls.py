@@ -22,8 +22,9 @@ _WITHOUT_DEADLINE_SECONDS: Final = 60.0
 class Calls:
     """Runs work so that it outlives the call which began it.
 
-    A retry with the same request joins the work; another request for the same object is ABORTED meanwhile. No final
-    code is answered while work is in flight (the side-cars would take it for "certainly not in progress").
+    A retry with the same request joins the work; another request for the same object waits for its turn, and is ABORTED
+    when its time is up before. No final code is answered while work is in flight (the side-cars would take it for
+    "certainly not in progress").
     """
 
     def __init__(self) -> None:
@@ -35,11 +36,12 @@ class Calls:
     async def joined(
         self, context: Context, request: Message, lock: str, work: Callable[[], Awaitable[R]], **log: str
     ) -> R:
-        """`lock` names the object. Raises Conflict, StillRunning (both ABORTED), and what the work raises."""
+        """`lock` names the object. Raises StillRunning (ABORTED), and what the work raises."""
         remaining: Any = context.time_remaining()
         seconds = _WITHOUT_DEADLINE_SECONDS if remaining is None else max(0.0, remaining - _MARGIN_SECONDS)
         with logs.bound(**log):
-            result: R = await self._joining.run(lock, fingerprint(request), work, deadline=seconds)
+            # `background`: to be refused at once would cost the caller a retry's pause, for work of milliseconds.
+            result: R = await self._joining.run(lock, fingerprint(request), work, deadline=seconds, background=True)
         return result
 
     async def stop(self) -> None:

@@ -11,6 +11,7 @@ from csi.controller.dpus import Dpus
 from csi.controller.garbage import Garbage
 from csi.controller.parts import Parts
 from csi.controller.service import ControllerService, GroupControllerService
+from csi.controller.uses import Uses
 from csi.errors import CODES
 from csi.framework.registry import BadSection, Registry
 from csi.identity_service import IdentityService
@@ -42,8 +43,8 @@ async def start(config: CsiControllerConfig, daemon: Daemon) -> None:
     dpus = Dpus(tls, config.dpu)
     daemon.on_stop(dpus.close)
     calls = Calls()
-    parts = Parts(registry=registry, directory=directory, dpus=dpus, calls=calls)
     cluster = Cluster(volumes=volumes.store, attachments=attachments.store, classes=classes.store, directory=directory)
+    parts = Parts(registry=registry, directory=directory, dpus=dpus, calls=calls, uses=Uses(cluster.uses))
     converger = Converger(registry=registry, cluster=cluster, kube=kube, every_seconds=config.converge_seconds)
     garbage = Garbage(registry=registry, cluster=cluster, directory=directory, calls=calls, config=config.garbage)
     for backend in registry.backends.values():

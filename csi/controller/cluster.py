@@ -6,6 +6,7 @@ import msgspec
 
 from csi import identity
 from csi.controller.directory import Directory, Dpu
+from csi.controller.uses import Use
 from csi.controller.volume_context import VolumeContext, parse
 from csi.errors import InvalidArgument
 from csi.framework import parameters
@@ -22,6 +23,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     host_nqn: str
     context: VolumeContext
     secret: SecretReference | None
+    use: Use
     settled: bool
 
 
@@ -70,8 +72,13 @@ class Cluster:
                 host_nqn=host_nqn,
                 context=context,
                 secret=volume.spec.csi.controller_publish_secret_ref,
+                use=_use(attachment, volume),
                 settled=attachment.status.attached and attachment.metadata.deletion_timestamp is None,
             )
+
+    def uses(self, volume_id: identity.VolumeId) -> dict[str, Use]:
+        """By host NQN."""
+        return {access.host_nqn: access.use for access in self.accesses() if access.volume == volume_id}
 
     def hosts_with_attachment(self) -> dict[identity.VolumeId, set[str]]:
         """Hosts by volume, whatever state the attachment is in: nothing of these is stale."""
@@ -109,6 +116,19 @@ class Cluster:
         if named:
             return next((dpu for dpu in dpus if dpu.node == named), None)
         return dpus[0] if len(dpus) == 1 else None
+
+
+def _use(attachment: VolumeAttachment, volume: PersistentVolume) -> Use:
+    """As it was published; before the answer is noted, as external-attacher asks for it (RWX first, then ROX)."""
+    match (attachment.status.attachment_metadata or {}).get("access", ""):
+        case "single" | "shared" | "reader" as use:
+            return use
+    modes = volume.spec.access_modes or ()
+    if volume.spec.csi is not None and volume.spec.csi.read_only:
+        return "reader"
+    if "ReadWriteMany" in modes:
+        return "shared"
+    return "reader" if "ReadOnlyMany" in modes else "single"
 
 
 def _id_of(volume: PersistentVolume) -> identity.VolumeId | None:

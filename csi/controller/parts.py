@@ -8,6 +8,7 @@ from csi import identity
 from csi.calls import Calls
 from csi.controller.directory import Directory
 from csi.controller.dpus import Dpus
+from csi.controller.uses import Uses
 from csi.errors import InvalidArgument, NotFound
 from csi.framework.backend import Backend
 from csi.framework.registry import Registry
@@ -19,6 +20,7 @@ class Parts:
     directory: Directory
     dpus: Dpus
     calls: Calls
+    uses: Uses
 
     def volume(self, volume_id: str, *, field: str = "volume_id") -> tuple[Backend[Any], identity.VolumeId]:
         """The backend that serves the id. Raises InvalidArgument when it is missing, NotFound when it is not ours."""

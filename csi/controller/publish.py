@@ -16,8 +16,9 @@ from csi import capabilities, identity
 from csi.controller import secrets, volume_context
 from csi.controller.directory import Dpu
 from csi.controller.parts import Parts
+from csi.controller.uses import conflict, use_of
 from csi.errors import AlreadyExists, CsiError, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
-from csi.framework.backend import Backend, HostKeys, Portal
+from csi.framework.backend import Backend, HostKeys, Portal, Volume
 from csi.publication import PublishContext
 from dpu_offload_stubs.attacher.v1 import attacher_pb2
 from dpu_offload_stubs.csi import csi_pb2
@@ -61,8 +62,7 @@ async def publish(
         return await _publish_to_kernel(parts, backend, volume_id, request, keys)
     dpu = await _dpu(parts, backend, volume_id.key, request.node_id)
     host_nqn = dpu.announcement.host_nqn
-    with metrics.step_timer(_STEPS, step="grant"):
-        volume = await backend.grant(volume_id.key, host_nqn, keys=keys, shared=capabilities.shared(capability))
+    volume = await _grant(parts, backend, volume_id, host_nqn, request, keys)
     attach = attacher_pb2.AttachRequest(
         volume_id=str(volume_id),
         remote=attacher_pb2.RemoteVolume(
@@ -84,14 +84,21 @@ async def publish(
     except (InvalidArgument, FailedPrecondition, NotFound, ResourceExhausted):
         # Nothing is attached there, so nothing may keep the volume from another node.
         if host_nqn not in volume.hosts:
-            await backend.revoke(volume_id.key, host_nqn)
+            await _revoke(parts, backend, volume_id, host_nqn)
         raise
     except AlreadyExists as error:
         raise AlreadyExists(
             f"volume {volume_id} is published to node {request.node_id} in another way: {error}"
         ) from error
     return csi_pb2.ControllerPublishVolumeResponse(
-        publish_context=_context(dpu, volume_id, volume.size, attachment, passthrough=context.passthrough).as_text()
+        publish_context=_context(
+            dpu,
+            volume_id,
+            volume.size,
+            attachment,
+            passthrough=context.passthrough,
+            access=use_of(capability, readonly=request.readonly),
+        ).as_text()
     )
 
 
@@ -115,16 +122,45 @@ async def _publish_to_kernel(
             "transport=kernel takes no authentication or encryptionInTransit: node secrets are not read"
         )
     host_nqn = identity.host_nqn(node)
-    shared = capabilities.shared(request.volume_capability)
-    volume = await backend.grant(volume_id.key, host_nqn, keys=keys, shared=shared)
+    volume = await _grant(parts, backend, volume_id, host_nqn, request, keys)
     context = PublishContext(
         namespace_uuid=identity.namespace_uuid(volume_id),
         subsystem_nqn=identity.subsystem_nqn(volume_id),
         size_bytes=volume.size,
         portals=msgspec.json.encode(volume.portals).decode(),
         host_nqn=host_nqn,
+        access=use_of(request.volume_capability, readonly=request.readonly),
     )
     return csi_pb2.ControllerPublishVolumeResponse(publish_context=context.as_text())
+
+
+async def _grant(
+    parts: Parts,
+    backend: Backend[Any],
+    volume_id: identity.VolumeId,
+    host_nqn: str,
+    request: csi_pb2.ControllerPublishVolumeRequest,
+    keys: HostKeys,
+) -> Volume:
+    """Lets the host in, unless another has the volume in a way that this one would break, or be broken by."""
+    use = use_of(request.volume_capability, readonly=request.readonly)
+    shared = capabilities.shared(request.volume_capability)
+    with metrics.step_timer(_STEPS, step="grant"):
+        if shared:
+            others = set((await backend.get(volume_id.key)).hosts) - {host_nqn}
+            if reason := conflict(use, others, parts.uses.of(volume_id)):
+                raise FailedPrecondition(f"volume {volume_id}: {reason}; unpublish it there first")
+        volume: Volume = await backend.grant(volume_id.key, host_nqn, keys=keys, shared=shared)
+    before = parts.uses.of(volume_id).get(host_nqn, use)
+    if host_nqn in volume.hosts and before != use:
+        raise AlreadyExists(f"volume {volume_id} is published to node {request.node_id} as {before}, not as {use}")
+    parts.uses.note(volume_id, host_nqn, use)
+    return volume
+
+
+async def _revoke(parts: Parts, backend: Backend[Any], volume_id: identity.VolumeId, host_nqn: str) -> None:
+    await backend.revoke(volume_id.key, host_nqn)
+    parts.uses.forget(volume_id, host_nqn)
 
 
 async def unpublish(
@@ -145,7 +181,7 @@ async def unpublish(
     if not request.node_id or not dpus:
         cut_off |= await _orphans(parts, backend, volume_id.key, all_dpus, everything=not request.node_id)
     with metrics.step_timer(_STEPS, step="fence"):
-        await asyncio.gather(*(backend.revoke(volume_id.key, nqn) for nqn in sorted(cut_off)))
+        await asyncio.gather(*(_revoke(parts, backend, volume_id, nqn) for nqn in sorted(cut_off)))
     with metrics.step_timer(_STEPS, step="detach"):
         await asyncio.gather(*(_let_go(parts, dpu, str(volume_id)) for dpu in dpus))
     return csi_pb2.ControllerUnpublishVolumeResponse()
@@ -202,7 +238,13 @@ def _credentials(keys: HostKeys) -> attacher_pb2.Credentials:
 
 
 def _context(
-    dpu: Dpu, volume_id: identity.VolumeId, size: int, attachment: attacher_pb2.Attachment, *, passthrough: bool
+    dpu: Dpu,
+    volume_id: identity.VolumeId,
+    size: int,
+    attachment: attacher_pb2.Attachment,
+    *,
+    passthrough: bool,
+    access: str,
 ) -> PublishContext:
     function = attachment.function
     return PublishContext(
@@ -217,4 +259,5 @@ def _context(
         subsystem_nqn=attachment.subsystem_nqn,
         size_bytes=attachment.size_bytes or size,
         passthrough=passthrough,
+        access=access,
     )

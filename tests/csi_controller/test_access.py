@@ -1,6 +1,7 @@
 """Who may have a volume, in which mode, and that whoever may not is cut off, dead or alive."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,54 @@ async def test_read_only_many_writes_nowhere(two: Plant) -> None:
         path = await two.stage(volume, host, context, reader)
         with pytest.raises(OSError, match="Read-only"):
             Path(path, "file").touch()
+
+
+async def test_nobody_reads_or_writes_beside_a_lone_writer(two: Plant) -> None:
+    single = block_capability()
+    shared = block_capability(Mode.MULTI_NODE_MULTI_WRITER)
+    reader = block_capability(Mode.MULTI_NODE_READER_ONLY)
+    for first, second, code in (
+        (single, reader, grpc.StatusCode.FAILED_PRECONDITION),
+        (single, shared, grpc.StatusCode.FAILED_PRECONDITION),
+        (reader, single, grpc.StatusCode.FAILED_PRECONDITION),
+        (reader, shared, grpc.StatusCode.FAILED_PRECONDITION),
+        (shared, single, grpc.StatusCode.FAILED_PRECONDITION),
+        (shared, reader, grpc.StatusCode.FAILED_PRECONDITION),
+        (shared, shared, None),
+        (reader, reader, None),
+    ):
+        volume = await two.create(capability=single)
+        await two.publish(volume, "host1", first)
+        if code is None:
+            await two.publish(volume, "host2", second)
+            assert await hosts(two, volume) == {DPU1, DPU2}
+        else:
+            assert DPU1 in await refused(two.publish(volume, "host2", second), code)
+            assert await hosts(two, volume) == {DPU1}
+            assert not two.dpus["host2"].attached
+            await refused(two.publish(volume, "host1", second), grpc.StatusCode.ALREADY_EXISTS)
+            await two.unpublish(volume, "host1")
+            await two.publish(volume, "host2", second)
+            assert await hosts(two, volume) == {DPU2}
+        await two.unpublish(volume, "")
+        await two.delete(volume)
+
+
+async def test_a_new_controller_knows_from_kubernetes_who_writes(two: Plant) -> None:
+    """What it does not know at all it takes for a lone writer."""
+    shared = block_capability(Mode.MULTI_NODE_MULTI_WRITER)
+    volume = await two.create(capability=shared)
+    context = await two.publish(volume, "host1", shared)
+    await two.start_controller(socket=str(two.directory / "second.sock"))
+    words = await refused(two.publish(volume, "host2", shared), grpc.StatusCode.FAILED_PRECONDITION)
+    assert "not known" in words
+    await two.attachment(volume, "host1", context)
+    for _ in range(1000):
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await two.publish(volume, "host2", shared)
+            break
+        await asyncio.sleep(0.02)
+    assert await hosts(two, volume) == {DPU1, DPU2}
 
 
 async def test_published_twice_in_two_ways_is_told(one: Plant) -> None:
@@ -170,12 +219,28 @@ async def test_a_retry_joins_the_running_publish(one: Plant) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await one.controller.ControllerPublishVolume(request, timeout=1.2)
     assert caught.value.code() in (grpc.StatusCode.ABORTED, grpc.StatusCode.DEADLINE_EXCEEDED)
-    await refused(one.delete(volume), grpc.StatusCode.ABORTED)
+    delete = csi_pb2.DeleteVolumeRequest(volume_id=volume.volume_id)
+    await refused(one.controller.DeleteVolume(delete, timeout=1.2), grpc.StatusCode.ABORTED)
     retries = [asyncio.ensure_future(one.controller.ControllerPublishVolume(request, timeout=30)) for _ in range(5)]
     gate.set()
     answers = await asyncio.gather(*retries)
     assert all(dict(answer.publish_context) == dict(answers[0].publish_context) for answer in answers)
     assert one.dpus["host1"].calls.count("Attach") == 1
+
+
+async def test_what_comes_right_after_waits_instead_of_being_refused(one: Plant) -> None:
+    """A side-car's retry takes a second or more, though the work before is over in milliseconds."""
+    volume = await one.create()
+    await one.publish(volume, "host1")
+    gate = one.dpus["host1"].faults.gate = asyncio.Event()
+    unpublish = asyncio.ensure_future(one.unpublish(volume, "host1"))
+    while "Detach" not in one.dpus["host1"].calls:
+        await asyncio.sleep(0.01)
+    others = [asyncio.ensure_future(call) for call in (one.unpublish(volume, ""), one.delete(volume))]
+    asyncio.get_running_loop().call_later(0.3, gate.set)
+    await asyncio.gather(unpublish, *others)
+    listed = await one.controller.ListVolumes(csi_pb2.ListVolumesRequest())
+    assert not listed.entries
 
 
 async def test_list_tells_what_the_dpus_really_have(two: Plant) -> None:

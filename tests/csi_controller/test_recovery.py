@@ -16,48 +16,12 @@ from csi.framework.registry import Registry
 from dpu_offload_stubs.csi import csi_pb2
 from foundation.kube.models.core import CSIPersistentVolumeSource, PersistentVolume, PersistentVolumeSpec
 from foundation.kube.models.meta import ObjectMeta
-from foundation.kube.resources import PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS, VOLUME_ATTRIBUTES_CLASSES
+from foundation.kube.resources import VOLUME_ATTRIBUTES_CLASSES
 from foundation.spdk.client import SpdkClient
 from tests.csi_rig.plant import MIB, Plant, mount_capability
 from tests.csi_rig.target import LVSTORE, section
 
 pytestmark = pytest.mark.root
-
-
-async def bind(plant: Plant, volume: csi_pb2.Volume, host: str, *, limits: str = "") -> None:
-    """The objects which Kubernetes has of an attached volume."""
-    spec: dict[str, Any] = {
-        "capacity": {"storage": str(volume.capacity_bytes)},
-        "accessModes": ["ReadWriteOnce"],
-        "persistentVolumeReclaimPolicy": "Delete",
-        "storageClassName": "fast",
-        "csi": {
-            "driver": identity.DRIVER_NAME,
-            "volumeHandle": volume.volume_id,
-            "volumeAttributes": dict(volume.volume_context),
-        },
-    }
-    if limits:
-        spec["volumeAttributesClassName"] = limits
-    await plant.kube.create(
-        PERSISTENT_VOLUMES,
-        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pv1"}, "spec": spec},
-    )
-    await plant.kube.create(
-        VOLUME_ATTACHMENTS,
-        {
-            "apiVersion": "storage.k8s.io/v1",
-            "kind": "VolumeAttachment",
-            "metadata": {"name": "va1"},
-            "spec": {
-                "attacher": identity.DRIVER_NAME,
-                "nodeName": host,
-                "source": {"persistentVolumeName": "pv1"},
-            },
-        },
-    )
-    status = {"status": {"attached": True, "attachmentMetadata": {"dpuNode": f"{host}-dpu"}}}
-    await plant.kube.merge_patch(VOLUME_ATTACHMENTS, "va1", "", status, subresource="status")
 
 
 async def eventually(look: Any, expected: Any) -> None:
@@ -82,8 +46,8 @@ async def test_a_restarted_target_gets_everything_back_by_itself(one: Plant) -> 
         },
     )
     volume = await one.create(mutable_parameters={"readWriteIops": "4000"})
-    await one.publish(volume, "host1")
-    await bind(one, volume, "host1", limits="slow")
+    context = await one.publish(volume, "host1")
+    await one.attachment(volume, "host1", context, limits="slow")
     await one.target.restart()
     nqn = identity.subsystem_nqn(volume.volume_id)
 

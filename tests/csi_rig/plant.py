@@ -14,6 +14,7 @@ import grpc.aio
 
 from csi.controller import app as controller_app
 from csi.controller.config import CsiControllerConfig, DpuConfig, GarbageConfig, TlsConfig
+from csi.identity import DRIVER_NAME
 from csi.node_host import app as node_host_app
 from csi.node_host import mounts
 from csi.node_host.config import CsiNodeHostConfig
@@ -21,7 +22,7 @@ from dpu_offload_stubs.csi import csi_pb2, csi_pb2_grpc
 from foundation.daemon.running import Daemon
 from foundation.daemon.serving import TlsFiles, dial
 from foundation.kube.client import KubeClient
-from foundation.kube.resources import NODES
+from foundation.kube.resources import NODES, PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS
 from lab.apiserver.server import ApiServer
 from lab.certificates import Authority, CertificateFiles
 from tests.csi_rig.dpu import PHYSICAL, StandInDpu
@@ -173,6 +174,32 @@ class Plant:
 
     async def delete(self, volume: csi_pb2.Volume) -> None:
         await self.controller.DeleteVolume(csi_pb2.DeleteVolumeRequest(volume_id=volume.volume_id))
+
+    async def attachment(
+        self, volume: csi_pb2.Volume, host: str, context: Mapping[str, str], *, limits: str = ""
+    ) -> None:
+        """The objects which Kubernetes has of an attached volume."""
+        name = f"pv-{volume.volume_id.rpartition('.')[2]}"
+        spec: dict[str, Any] = {
+            "capacity": {"storage": str(volume.capacity_bytes)},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Delete",
+            "storageClassName": "fast",
+            "csi": {
+                "driver": DRIVER_NAME,
+                "volumeHandle": volume.volume_id,
+                "volumeAttributes": dict(volume.volume_context),
+            },
+        }
+        if limits:
+            spec["volumeAttributesClassName"] = limits
+        meta = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}}
+        await self.kube.create(PERSISTENT_VOLUMES, {**meta, "spec": spec})
+        attached = {"attacher": DRIVER_NAME, "nodeName": host, "source": {"persistentVolumeName": name}}
+        meta = {"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": f"{name}.{host}"}}
+        await self.kube.create(VOLUME_ATTACHMENTS, {**meta, "spec": attached})
+        status = {"status": {"attached": True, "attachmentMetadata": dict(context)}}
+        await self.kube.merge_patch(VOLUME_ATTACHMENTS, f"{name}.{host}", "", status, subresource="status")
 
     def staging(self, host: str, volume: csi_pb2.Volume) -> str:
         return str(self.directory / host / "staging" / volume.volume_id.partition(":")[2])
