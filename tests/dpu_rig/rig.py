@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,26 @@ from opi_bridge.config import CardConfig, OpiBridgeConfig, PhysicalFunction, Tim
 from volume_attacher.config import VolumeAttacherConfig
 
 HOST_NQN = "nqn.2026-11.io.dpu-offload:host.dpu-1"
-QUICK = ("--attach-ms", "5", "--beat-ms", "0.5", "--dhchap-ms", "20")
+# A second of SPDK's reconnecting, in milliseconds.
+SECOND_MS = 20
+QUICK = ("--attach-ms", "5", "--beat-ms", "0.5", "--dhchap-ms", "20", "--second-ms", str(SECOND_MS))
 
 
 @dataclass
 class Volume:
-    """A volume at the target: a malloc disk in a subsystem of its own."""
+    """A volume at the target: a disk in a subsystem of its own, of memory or, with `file`, of that file."""
 
     id: str
     nqn: str
     uuid: str
     ports: tuple[int, ...]
     addresses: tuple[str, ...] = ("127.0.0.1",)
+    file: str = ""
+
+    @property
+    def data(self) -> bytes:
+        """What a volume with a file begins with."""
+        return self.uuid.encode()
 
     def request(self, **more: Any) -> attacher_pb2.AttachRequest:
         paths = [
@@ -105,25 +113,29 @@ class Pair:
 
 async def wipe(client: SpdkClient) -> None:
     """Take everything out of a stand-in, in an order that harms nothing."""
-    for subsystem in await client.call("nvmf_get_subsystems"):
-        if subsystem["subtype"] != "Discovery":
-            await client.call("nvmf_delete_subsystem", {"nqn": subsystem["nqn"]})
-    for controller in await client.call("vhost_get_controllers"):
-        await client.call("vhost_delete_controller", {"ctrlr": controller["ctrlr"]})
+
+    async def each(method: str, parameter: str, names: Iterable[str]) -> None:
+        await asyncio.gather(*(client.call(method, {parameter: name}) for name in names))
+
+    subsystems = await client.call("nvmf_get_subsystems")
+    await each("nvmf_delete_subsystem", "nqn", (s["nqn"] for s in subsystems if s["subtype"] != "Discovery"))
+    vhost = await client.call("vhost_get_controllers")
+    await each("vhost_delete_controller", "ctrlr", (one["ctrlr"] for one in vhost))
     bdevs = await client.call("bdev_get_bdevs")
-    for bdev in bdevs:
-        if bdev["product_name"] == "crypto":
-            await client.call("bdev_crypto_delete", {"name": bdev["name"]})
-    for key in await client.call("accel_crypto_keys_get"):
-        await client.call("accel_crypto_key_destroy", {"key_name": key["name"]})
-    for controller in await client.call("bdev_nvme_get_controllers"):
-        await client.call("bdev_nvme_detach_controller", {"name": controller["name"]})
-    for key in await client.call("keyring_get_keys"):
-        await client.call("keyring_file_remove_key", {"name": key["name"]})
-    sorts = {"Null disk": "bdev_null_delete", "Malloc disk": "bdev_malloc_delete", "AIO disk": "bdev_aio_delete"}
-    for bdev in bdevs:
-        if bdev["product_name"] in sorts:
-            await client.call(sorts[bdev["product_name"]], {"name": bdev["name"]})
+
+    def of(product: str) -> list[str]:
+        return [bdev["name"] for bdev in bdevs if bdev["product_name"] == product]
+
+    await each("bdev_crypto_delete", "name", of("crypto"))
+    keys = await client.call("accel_crypto_keys_get")
+    await each("accel_crypto_key_destroy", "key_name", (key["name"] for key in keys))
+    controllers = await client.call("bdev_nvme_get_controllers")
+    await each("bdev_nvme_detach_controller", "name", (one["name"] for one in controllers))
+    keys = await client.call("keyring_get_keys")
+    await each("keyring_file_remove_key", "name", (key["name"] for key in keys))
+    await each("bdev_null_delete", "name", of("Null disk"))
+    await each("bdev_malloc_delete", "name", of("Malloc disk"))
+    await each("bdev_aio_delete", "name", of("AIO disk"))
 
 
 @dataclass
@@ -285,10 +297,30 @@ class DpuRig:
         await self.serve(volume, mib=mib, admit=admit, disk=disk)
         return volume
 
+    async def file_volume(self, key: str, *, port: int = 0) -> Volume:
+        """A volume with data that outlives its target."""
+        name = f"main:{key}"
+        volume = Volume(
+            id=name,
+            nqn=identity.subsystem_nqn(name),
+            uuid=identity.namespace_uuid(name),
+            ports=(port or free_port(),),
+            file=str(self.directory / f"{key}.img"),
+        )
+        with open(volume.file, "wb") as file:
+            file.write(volume.data)
+            file.truncate(1 << 20)
+        await self.serve(volume)
+        return volume
+
     async def serve(self, volume: Volume, *, mib: int = 8, admit: bool = True, disk: str = "") -> None:
         """Make the volume at the target, as after the target's restart."""
         call = self.at_target.call
-        if not disk:
+        if volume.file:
+            disk = volume.id
+            made = {"name": disk, "filename": volume.file, "block_size": 512, "uuid": volume.uuid}
+            await call("bdev_aio_create", made)
+        elif not disk:
             disk = volume.id
             made = {"name": disk, "num_blocks": mib * 2048, "block_size": 512, "uuid": volume.uuid}
             await call("bdev_malloc_create", made)
@@ -346,6 +378,7 @@ class Guest:
         self._socket = socket
         self.controller: dict[str, Any] = {}
         self.namespaces: dict[int, dict[str, Any]] = {}
+        self.events: list[str] = []
         self.gone = asyncio.Event()
         self._news = asyncio.Event()
 
@@ -357,13 +390,15 @@ class Guest:
             yield self
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            # A killed SPDK resets the connection when it had something unread.
+            with contextlib.suppress(asyncio.CancelledError, ConnectionResetError):
                 await task
             writer.close()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
             event = json.loads(line)
+            self.events.append(event["event"])
             match event["event"]:
                 case "controller":
                     self.controller = event
@@ -377,6 +412,13 @@ class Guest:
         self.gone.set()
         self._news.set()
 
+    def data(self, nsid: int, length: int) -> bytes:
+        """What the disk begins with."""
+        shown = self.namespaces[nsid]
+        with open(shown["file"], "rb") as file:
+            file.seek(shown["offset"])
+            return file.read(length)
+
     async def until(self, condition: Callable[["Guest"], bool]) -> None:
         async with asyncio.timeout(30):
             while not condition(self):
@@ -384,12 +426,12 @@ class Guest:
                 await self._news.wait()
 
 
-async def eventually(condition: Callable[[], Any], what: str, *, seconds: float = 30.0) -> None:
+async def eventually(condition: Callable[[], Any], what: str, *, seconds: float = 30.0, pause: float = 0.02) -> None:
     """Wait until `condition` holds; for state of other processes, which send nothing."""
     try:
         async with asyncio.timeout(seconds):
             while not await condition():
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(pause)
     except TimeoutError:
         raise AssertionError(f"it did not come true within {seconds:g} s that {what}") from None
 
