@@ -118,6 +118,7 @@ class Unshowable:
         (lambda: log.info("name %s", "\udcff"), "name \udcff"),
         (lambda: log.info("not a number", extra={"value": float("nan")}), "not a number"),
     ],
+    ids=["wrong type", "too few", "unshowable", "unshowable extra", "big", "surrogate", "nan"],
 )
 def test_no_line_is_lost_for_what_it_carries(captured: Captured, call: Any, message: str) -> None:
     call()
