@@ -62,8 +62,12 @@ class Channel:
         stdin: str = "",
         cwd: str = "/",
         environment: Mapping[str, str] | None = None,
+        warm: bool = False,
     ) -> Done:
-        """Run a program in the guest, which kills it after `seconds`. Raises GuestGone, TimeoutError."""
+        """Run a program in the guest, which kills it after `seconds`; a `warm` one is a Python module's name.
+
+        Raises GuestGone, TimeoutError.
+        """
         if self.ended.is_set():
             raise GuestGone("the guest has ended")
         number = next(self._numbers)
@@ -76,6 +80,7 @@ class Channel:
             "stdin": stdin,
             "cwd": cwd,
             "environment": dict(environment or {}),
+            "warm": warm,
         }
         self._writer.write(json.dumps(request).encode() + b"\n")
         try:

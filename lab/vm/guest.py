@@ -70,6 +70,7 @@ class Guest:
         self.directory = DIRECTORY / name
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel | None = None
+        self._warm = False
 
     @property
     def module(self) -> Path:
@@ -103,12 +104,13 @@ class Guest:
         check: bool = True,
         stdin: str = "",
         environment: Mapping[str, str] | None = None,
+        warm: bool = False,
     ) -> Done:
         """Run a program in the guest, in the repository's directory. Raises GuestFailed unless `check` is off."""
         words = [str(word) for word in argv]
         try:
             done = await self._agent().run(
-                words, seconds=seconds, stdin=stdin, cwd=str(REPOSITORY), environment=environment
+                words, seconds=seconds, stdin=stdin, cwd=str(REPOSITORY), environment=environment, warm=warm
             )
         except GuestGone as error:
             raise GuestFailed(f"{' '.join(words)}: {error}; {self._last_words()}") from error
@@ -117,19 +119,25 @@ class Guest:
             raise GuestFailed(f"in the guest, {' '.join(words)} ended with {done.code}: {said}")
         return done
 
+    async def warm_up(self, *scripts: Path, seconds: float = 120.0) -> None:
+        """Load once what these scripts import: until a reboot, every script starts from there. Raises GuestFailed."""
+        await self.run(_PYTHON, "-m", "lab.vm.warm", *map(_module, scripts), seconds=seconds)
+        self._warm = True
+
     async def script(self, path: Path, *arguments: str, seconds: float = 60.0) -> Any:
         """Run a Python file of the repository in the guest; what its last line of output says in JSON.
 
         Raises GuestFailed, also when it ends with an error.
         """
-        module = path.resolve().relative_to(REPOSITORY).with_suffix("")
-        done = await self.run(_PYTHON, "-m", ".".join(module.parts), *arguments, seconds=seconds)
+        cold = () if self._warm else (_PYTHON, "-m")
+        done = await self.run(*cold, _module(path), *arguments, seconds=seconds, warm=self._warm)
         return json.loads(done.output.splitlines()[-1])
 
     async def reboot(self) -> None:
         """As by the reset button; nothing that was written in the guest is left. Raises GuestFailed."""
         agent = self._agent()
         agent.expect_boot()
+        self._warm = False
         await self.qmp.execute("system_reset")
         await self._wait_for_boot()
 
@@ -224,3 +232,8 @@ class Guest:
             with contextlib.suppress(FileNotFoundError):
                 said += (self.directory / name).read_text(errors="replace").splitlines()[-5:]
         return " | ".join(said) or "nothing was said"
+
+
+def _module(path: Path) -> str:
+    """`tests/vm/inside/look.py` -> `tests.vm.inside.look`"""
+    return ".".join(path.resolve().relative_to(REPOSITORY).with_suffix("").parts)

@@ -24,11 +24,12 @@ class Machine:
         self.guest = guest
 
     async def load(self) -> None:
-        """Load the drivers, and make a SmartNIC of the first card."""
+        """Load the drivers and the scripts, and make a SmartNIC of the first card."""
         await self.guest.run("modprobe", "-a", *_MODULES)
         await self.guest.run("insmod", self.guest.module, f"pf={SMARTNIC}")
         # After ours, which is then asked first, and leaves the other card's functions to this one.
         await self.guest.run("modprobe", "igbvf")
+        await self.guest.warm_up(INSIDE / "prepare.py", INSIDE / "look.py")
 
     async def sh(self, command: str) -> str:
         return (await self.guest.run("sh", "-ec", command)).output.strip()
