@@ -37,6 +37,17 @@ class LeaderElectionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     """After so long without renewal another replica takes over; it then needs a few seconds to take in the cluster."""
 
 
+class DnsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What guests of virtual machines are told by DHCP, as pods are by kubelet."""
+
+    servers: list[str] = []
+    """Addresses of the cluster's DNS; empty: those of `service`."""
+    service: str = "kube-system/kube-dns"
+    """Namespace and name of the cluster's DNS service."""
+    domain: str = "cluster.local"
+    """The cluster's domain."""
+
+
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The default network."""
 
@@ -50,6 +61,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Between the nodes' gateway routers and the rest; used nowhere else."""
     mtu: Annotated[int, msgspec.Meta(ge=576, le=9216)] = 1400
     """MTU of pods: what the underlay carries less 58 bytes (IPv4 underlay) or 78 bytes (IPv6) of Geneve."""
+    dns: DnsConfig = DnsConfig()
+    """Names for virtual machines."""
 
 
 class ControllerConfig(DaemonConfig, frozen=True, kw_only=True):

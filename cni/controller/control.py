@@ -13,6 +13,7 @@ from cni.controller.rows import Owner
 from cni.controller.watch.annotator import Annotator
 from cni.controller.watch.gauges import Gauges
 from cni.controller.watch.reporter import Reporter
+from cni.controller.watch.vm_annotator import VmAnnotator
 from foundation.daemon.backoff import Backoff
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import NotFound
@@ -49,6 +50,7 @@ class Control:
             annotate=lambda key, uid, text: self.annotator.want(key, uid, text),
             annotate_node=lambda name, texts: self.annotator.want_node(name, texts),
             keep=lambda key, ips: self.annotator.want_claim(key, ips),
+            keep_machine=lambda key, text: self.machines.want(key, text),
             on_problem=lambda owner, refused: self._reporter.problem(owner, refused),
             on_refused=self._refused,
         )
@@ -58,6 +60,7 @@ class Control:
         self.gauges.follow_northd(self.session)
         self.core.committer.on_committed = self.gauges.committed
         self.annotator = Annotator(client, self.core.world)
+        self.machines = VmAnnotator(client, self.core.world.machines)
         self._recorder = EventRecorder(client, "cni-controller")
         self._reflectors: dict[str, Reflector[Any]] = {
             kind: Reflector(client, resource, backoff=Backoff(0.05, 30.0)) for kind, resource, _ in self.core.SOURCES
@@ -86,6 +89,7 @@ class Control:
                 group.create_task(self.annotator.queue.run(), name="annotator")
                 group.create_task(self.annotator.nodes.run(), name="node annotator")
                 group.create_task(self.annotator.claims.run(), name="claim annotator")
+                group.create_task(self.machines.queue.run(), name="machine annotator")
                 await self.core.idle()
                 self.ready.set()
                 _log.info(

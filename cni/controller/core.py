@@ -18,6 +18,7 @@ from cni.controller.model import node as node_model
 from cni.controller.model import pod as pod_model
 from cni.controller.model import policy as policy_model
 from cni.controller.model import service as service_model
+from cni.controller.model import vm as vm_model
 from cni.controller.model.addressing import interfaces, networks
 from cni.controller.rows import Owner
 from cni.controller.rows.tables import identify
@@ -26,6 +27,7 @@ from cni.controller.translate.names import CLUSTER
 from cni.controller.translate.node import ROUTER_PORT
 from cni.controller.translate.pod import DEFAULT
 from cni.controller.translators import Annotate, AnnotateNode, Keep, Translators
+from cni.controller.vm_translator import KeepMachine
 from cni.controller.world import World
 from cni.controller.writer.committer import Committer
 from foundation.kube.resources import (
@@ -40,6 +42,9 @@ from foundation.kube.resources import (
     NODES,
     PODS,
     SERVICES,
+    VIRTUAL_MACHINE_INSTANCE_MIGRATIONS,
+    VIRTUAL_MACHINE_INSTANCES,
+    VIRTUAL_MACHINES,
     Resource,
 )
 from foundation.ovsdb import OvsdbSession, TransactionFailed
@@ -65,6 +70,9 @@ class Core:
         ("multinetworkpolicy", MULTI_NETWORK_POLICIES, policy_model.parse_multi),
         ("adminnetworkpolicy", ADMIN_NETWORK_POLICIES, admin_model.parse),
         ("baselineadminnetworkpolicy", BASELINE_ADMIN_NETWORK_POLICIES, admin_model.parse),
+        ("vm", VIRTUAL_MACHINES, vm_model.parse_machine),
+        ("vmi", VIRTUAL_MACHINE_INSTANCES, vm_model.parse_instance),
+        ("vmmigration", VIRTUAL_MACHINE_INSTANCE_MIGRATIONS, vm_model.parse_migration),
         ("pod", PODS, pod_model.parse),
         ("service", SERVICES, service_model.parse),
         ("endpointslice", ENDPOINT_SLICES, endpoints_model.parse),
@@ -78,6 +86,7 @@ class Core:
         annotate: Annotate,
         annotate_node: AnnotateNode,
         keep: Keep,
+        keep_machine: KeepMachine,
         on_problem: Callable[[Owner, Refused | None], None],
         on_refused: Callable[[Owner, TransactionFailed], None],
     ) -> None:
@@ -87,12 +96,14 @@ class Core:
             ranges=networks(cluster.ranges),
             on_change=lambda token: self.engine.wake(token),
         )
+        self._dns_service = cluster.dns.service
         translators = Translators(
             self.world,
             cluster,
             annotate=annotate,
             annotate_node=annotate_node,
             keep=keep,
+            keep_machine=keep_machine,
             touch=lambda owners: self.engine.touch(owners),
         )
         self.engine = Engine(self.committer, translators.table(), on_problem=on_problem)
@@ -106,7 +117,10 @@ class Core:
             "adminnetworkpolicy": self.world.put_admin_policy,
             "baselineadminnetworkpolicy": self.world.put_baseline_policy,
             "pod": self.world.put_pod,
-            "service": self.world.put_service,
+            "vm": self.world.machines.put_vm,
+            "vmi": self.world.machines.put_instance,
+            "vmmigration": self.world.machines.put_migration,
+            "service": self._put_service,
             "endpointslice": self.world.put_slice,
         }
         self._parses = {kind: parse for kind, _, parse in self.SOURCES}
@@ -127,6 +141,10 @@ class Core:
         self.engine.touch(owner for owner in owners if owner.kind != "pod")
         self.engine.touch(pods, later=True)
 
+    def _put_service(self, key: str, service: Any) -> Iterable[Owner]:
+        touched = self.world.put_service(key, service)
+        return (*touched, *self.world.machines.owners()) if key == self._dns_service else touched
+
     def _put_network(self, key: str, network: Any) -> Iterable[Owner]:
         return self.world.networks.put_network(key, network)
 
@@ -143,6 +161,8 @@ class Core:
             port = identify("Logical_Switch_Port", row)
             if port is not None and port.kind == "pod" and port.part == DEFAULT and row["addresses"]:
                 self.world.recover(port.key, row["options"].get("iface-id-ver", ""), next(iter(row["addresses"])))
+            elif port is not None and port.kind == "vm" and row["addresses"]:
+                self.world.machines.recover(port.key, port.part, max(row["addresses"], key=len))
         self.engine.touch((CLUSTER,))
         self.engine.translate_all()
         self.committer.compare_all()

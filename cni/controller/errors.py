@@ -102,3 +102,9 @@ class InvalidBandwidth(Refused):
     """A bandwidth annotation is no quantity."""
 
     reason = "InvalidBandwidth"
+
+
+class MachineUnknown(Refused):
+    """A virt-launcher pod is there, and the instance that it runs is not known yet."""
+
+    reason = "VirtualMachineInstanceMissing"

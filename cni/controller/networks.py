@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import zlib
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 
 from cni.controller.addresses.pool import Assignment, Pool
 from cni.controller.addresses.subnets import pick
@@ -31,6 +31,7 @@ class Networks:
         self._pods: dict[str, Pod] = {}
         self._pods_of: dict[str, set[str]] = {}
         self._claims: dict[str, Claim] = {}
+        self._of_machine: dict[str, dict[str, Assignment]] = {}
 
     def put_network(self, key: str, network: Network | Refused | None) -> dict[Owner, None]:
         """A network that came, changed (or went: None), or one that cannot be (Refused)."""
@@ -65,6 +66,41 @@ class Networks:
         if isinstance(network, Network) and network.title == claim.network and claim.ips:
             mac = mac_of(ipaddress.ip_interface(claim.ips[0]).ip)
             pool.claim(_claim_holder(key), Assignment(claim.ips, mac))
+
+    def keep(self, machine: str, part: str, previous: Assignment) -> None:
+        """What a virtual machine has had on a network (`part` as Wish.key): its own as long as the machine exists."""
+        self._of_machine.setdefault(machine, {}).setdefault(part, previous)
+        for pool in self._pools_of(_network(part)):
+            pool.claim(machine_holder(machine, part), previous)
+
+    def keep_only(self, machine: str, parts: Collection[str]) -> None:
+        """A virtual machine is on these networks (and gone: on none); what it had on others is free."""
+        had = self._of_machine.get(machine, {})
+        for part in [each for each in had if each not in parts]:
+            del had[part]
+            for pool in self._pools_of(_network(part)):
+                if pool.release(machine_holder(machine, part)):
+                    self._on_change(pool.token)
+        if not had:
+            self._of_machine.pop(machine, None)
+
+    def _has_machine(self, network: str, pool: Pool) -> bool:
+        return any(
+            _network(part) == network and pool.held(machine_holder(machine, part)) is not None
+            for machine, parts in self._of_machine.items()
+            for part in parts
+        )
+
+    def _pools_of(self, network: str) -> list[Pool]:
+        return [pool for (key, _), pool in self._pools.items() if key == network]
+
+    def home(self, pod: Pod, wish: Wish) -> str:
+        """The node whose part of a layer3 network a pod's address is of: its own, but a machine keeps what it has."""
+        holder = _holder(pod, wish)
+        for (network, node), pool in self._pools.items():
+            if network == wish.network and node and pool.held(holder) is not None:
+                return node
+        return pod.node
 
     def claim_of(self, wish: Wish) -> Claim:
         """The claim an attachment refers to. Raises NetworkMissing."""
@@ -106,7 +142,7 @@ class Networks:
 
     def drop_node(self, node: str) -> dict[Owner, None]:
         """A node is gone, with its parts of layer3 networks."""
-        gone = [each for each in self._pools if each[1] == node]
+        gone = [each for each, pool in self._pools.items() if each[1] == node and not self._has_machine(each[0], pool)]
         for each in gone:
             del self._pools[each]
         return {rows.owner(key): None for key, _ in gone}
@@ -158,7 +194,12 @@ class Networks:
             pool = self._renew(network, node, tuple(given))
             touched = (rows.owner(network.key),)
         holder = _holder(pod, wish)
-        return pool.assign(holder, seed=f"{pod.key} {wish.key}", request=wish.request), touched
+        assignment = pool.assign(holder, seed=f"{pod.key} {wish.key}", request=wish.request)
+        if wish.request.mac:
+            assignment = pool.with_mac(holder, wish.request.mac)
+        if pod.machine and not wish.claim:
+            self._of_machine.setdefault(pod.machine, {})[wish.key] = assignment
+        return assignment, touched
 
     def _is_free(self, key: str) -> Callable[[IPNetwork], bool]:
         taken = [subnet for subnets in self.subnets_of(key).values() for subnet in subnets]
@@ -171,6 +212,10 @@ class Networks:
         self._pools[network.key, node] = pool
         for claim_key, claim in self._claims.items():
             self._keep_claim(claim_key, claim, network, pool)
+        for machine, parts in self._of_machine.items():
+            for part, previous in parts.items():
+                if _network(part) == network.key:
+                    pool.claim(machine_holder(machine, part), previous)
         for key in self._pods_of.get(network.key, ()):
             pod, wanted = self._pods[key], self._wishes[key]
             for wish in wanted if isinstance(wanted, tuple) else ():
@@ -188,12 +233,26 @@ class Networks:
 
     def _release(self, pod: Pod | None, wish: Wish) -> None:
         pool = self._pool(pod, wish) if pod is not None else None
-        if pod is not None and pool is not None and not wish.claim and pool.release(_holder(pod, wish)):
+        if pod is None or pool is None or wish.claim or pod.machine:
+            return  # what a claim or a machine has, it keeps
+        if pool.release(_holder(pod, wish)):
             self._on_change(pool.token)
 
 
+def _network(part: str) -> str:
+    """The network of a part: `namespace/name`, or with a number behind it."""
+    return "/".join(part.split("/")[:2])
+
+
+def machine_holder(machine: str, part: str) -> str:
+    """Who holds a virtual machine's addresses on a network, whichever pod runs it."""
+    return f"vm {machine} {part}"
+
+
 def _holder(pod: Pod, wish: Wish) -> str:
-    return _claim_holder(wish.claim) if wish.claim else f"{pod.uid} {wish.key}"
+    if wish.claim:
+        return _claim_holder(wish.claim)
+    return machine_holder(pod.machine, wish.key) if pod.machine else f"{pod.uid} {wish.key}"
 
 
 def _claim_holder(key: str) -> str:

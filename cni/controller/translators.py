@@ -28,6 +28,8 @@ from cni.controller.translate import policy as policy_rows
 from cni.controller.translate import selector as selector_rows
 from cni.controller.translate import service as service_rows
 from cni.controller.translate.egress import gateway_for
+from cni.controller.translate.names import vm_owner
+from cni.controller.vm_translator import KeepMachine, VmTranslator, advertisement
 from cni.controller.world import World
 
 PHYSICAL_MTU = 1500
@@ -50,10 +52,12 @@ class Translators:
         annotate: Annotate,
         annotate_node: AnnotateNode,
         keep: Keep,
+        keep_machine: KeepMachine,
         touch: Callable[[Iterable[Owner]], None],
     ) -> None:
         """`touch` has owners translated anew when translating one has changed something for others."""
         self._world = world
+        self._cluster = cluster
         self._mtu = cluster.mtu
         self._ranges = networks(cluster.ranges)
         self._beyond = (*self._ranges, *networks(cluster.service_ranges), *networks(cluster.join_ranges))
@@ -62,6 +66,7 @@ class Translators:
         self._keep = keep
         self._touch = touch
         self._annotate = annotate
+        self._vm = VmTranslator(world, cluster, self, annotate=annotate, keep=keep_machine, touch=touch)
 
     def table(self) -> dict[str, Translate]:
         """Owner kind to translator."""
@@ -70,6 +75,7 @@ class Translators:
             "node": self.node,
             "namespace": self.namespace,
             "pod": self.pod,
+            "vm": self._vm,
             "selector": self.selector,
             "networkpolicy": self.networkpolicy,
             "multinetworkpolicy": self.multinetworkpolicy,
@@ -84,6 +90,9 @@ class Translators:
         return State((*state.rows, *join.rows), (*state.members, *join.members))
 
     def node(self, name: str) -> State:
+        if name in self._world.retired:
+            subnets = self._world.pools[name].subnets
+            return node_rows.translate(name, subnets=subnets, chassis="", advertised=self._advertised(name))
         if name not in self._world.nodes:
             return EMPTY
         node = self._world.nodes[name]
@@ -97,7 +106,12 @@ class Translators:
             texts[HEALTH_CHECKS] = node_rows.health(checks)
         self._annotate_node(name, texts)
         state = node_rows.translate(
-            name, subnets=subnets, chassis=chassis, addresses=node.addresses, policed=self._world.policed
+            name,
+            subnets=subnets,
+            chassis=chassis,
+            addresses=node.addresses,
+            policed=self._world.policed,
+            advertised=self._advertised(name),
         )
         if node.gateway is None:
             return state
@@ -113,6 +127,9 @@ class Translators:
             inside=self._world.subnets.inside(),
         )
         return State((*state.rows, *gateway.rows), (*state.members, *gateway.members))
+
+    def _advertised(self, name: str) -> Mapping[str, str]:
+        return advertisement(self._world, self._cluster, name)
 
     def service(self, key: str) -> State:
         service = self._world.services.get(key)
@@ -143,13 +160,16 @@ class Translators:
             raise InvalidNamespaceAnnotation(fault, instead=state)
         return state
 
-    def _egress(self, pod: Pod, assignment: Assignment) -> State:
+    def _egress(self, pod: Pod, assignment: Assignment, runs_on: str) -> State:
+        """`runs_on`: not the pod's node for a machine away from home, which leaves where it is."""
         namespace = self._world.namespaces.get(pod.namespace)
         state = EMPTY
-        if namespace is None or not namespace.egress:
-            return state
         gateways = self._world.gateways()
-        for outside in egress_rows.choose(pod.key, [ipaddress.ip_address(each) for each in namespace.egress]):
+        wanted = [ipaddress.ip_address(each) for each in namespace.egress] if namespace is not None else []
+        if not wanted and runs_on != pod.node and runs_on in gateways:
+            gateways = {runs_on: gateways[runs_on]}
+            wanted = [each.ip for each in gateways[runs_on].ips]
+        for outside in egress_rows.choose(pod.key, wanted):
             node = gateway_for(outside, gateways)
             ip = next((each for each in _bare(assignment.ips) if (":" in each) == (outside.version == 6)), None)
             if node is None or ip is None:
@@ -231,9 +251,12 @@ class Translators:
         pod = self._world.pods.get(key)
         if pod is None or not pod.wired:
             return EMPTY
+        if pod.machine:
+            self._touch((vm_owner(pod.machine),))
+            return EMPTY
         assignment = self._assign(pod)
         chassis = self._world.chassis_of(pod.node)
-        state = pod_rows.translate(pod, assignment=assignment, chassis=chassis, selections=self._selections(key, ""))
+        state = EMPTY
         attachments = {
             pod_rows.DEFAULT: Attachment(
                 ips=assignment.ips,
@@ -244,23 +267,38 @@ class Translators:
         }
         problem: Refused | None = None
         try:
-            state = _joined(state, self._egress(pod, assignment))
-            state = _joined(state, pod_rows.limits(pod, pod.bandwidth()))
+            state = self.default_rows(pod, assignment, chosen=key, runs_on=pod.node)
             for wish in self._world.networks.wishes_of(pod):
-                more, attachment = self._secondary(pod, wish, chassis)
+                more, attachment = self.secondary(pod, wish, chassis, chosen=key)
                 state = _joined(state, more)
                 attachments[wish.key] = attachment
         except Refused as found:
             problem = found
+            state = _joined(state, found.instead)
         self._annotate(key, pod.uid, pod_rows.annotation(attachments))
         if problem is not None:
             raise type(problem)(str(problem), waits_for=problem.waits_for, instead=state)
         return state
 
+    def default_rows(self, pod: Pod, assignment: Assignment, *, chosen: str, runs_on: str) -> State:
+        """The port on the default network with all that depends on it; `chosen`: the pod that selectors choose.
+
+        Raises Refused with the rows that can be made all the same.
+        """
+        chassis = self._world.chassis_of(pod.node)
+        selections = self._selections(chosen, "")
+        state = pod_rows.translate(pod, assignment=assignment, chassis=chassis, selections=selections)
+        try:
+            state = _joined(state, self._egress(pod, assignment, runs_on))
+            return _joined(state, pod_rows.limits(pod, pod.bandwidth()))
+        except Refused as problem:
+            raise type(problem)(str(problem), waits_for=problem.waits_for, instead=state) from None
+
     def _selections(self, key: str, network: str) -> list[Selection]:
         return [each for each in self._world.selections.of_pod(key) if each.selector.network == network]
 
-    def _secondary(self, pod: Pod, wish: Wish, chassis: str) -> tuple[State, Attachment]:
+    def secondary(self, pod: Pod, wish: Wish, chassis: str, *, chosen: str) -> tuple[State, Attachment]:
+        """One attachment to a secondary network. Raises Refused."""
         networks = self._world.networks
         network = networks.network_of(wish)
         assignment, touched = networks.assign(pod, wish)
@@ -281,7 +319,7 @@ class Translators:
             network,
             assignment=assignment,
             chassis=chassis,
-            selections=self._selections(pod.key, wish.network),
+            selections=self._selections(chosen, wish.network),
         )
         name = network_rows.port_name(pod.namespace, pod.name, wish.network, wish.index)
         mtu = self._network_mtu(network)

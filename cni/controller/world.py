@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from cni.controller.addresses.pool import Assignment, Pool
 from cni.controller.errors import NodeNotReady, Refused
 from cni.controller.health import HealthChecks
+from cni.controller.machines import Machines
 from cni.controller.model.addressing import AddressRequest, IPAddress, IPNetwork
 from cni.controller.model.admin_policy import AdminPolicy
 from cni.controller.model.endpoints import Slice
@@ -54,8 +55,7 @@ class World:
         ranges: tuple[IPNetwork, ...] = (),
         on_change: Callable[[Hashable], None] = lambda token: None,
     ) -> None:
-        """`join`: the ranges that gateway routers get their inner addresses from. `ranges`: what all nodes' subnets lie
-        in; without, it is found from the subnets themselves.
+        """`join`: for gateway routers' inner addresses. `ranges`: hold all nodes' subnets; else the subnets tell.
 
         `on_change` is told of things that refused objects may wait for: ("pool", node), ("node", name)."""
         self._on_change = on_change
@@ -71,6 +71,8 @@ class World:
         self.multi_policies: dict[str, tuple[Policy, ...] | Refused] = {}
         self.selections = Selections()
         self.networks = Networks(on_change=on_change)
+        self.machines = Machines(self.pools, self.networks, on_change=on_change, on_left=self._left)
+        self.retired: set[str] = set()
         self.services: dict[str, Service | Refused] = {}
         self.service_nodes: dict[str, ServiceNode] = {}
         self.health = HealthChecks()
@@ -89,10 +91,13 @@ class World:
             self._dpus_of_host.get(old.host_node, set()).discard(name)
         if node is not None:
             self.nodes[name] = node
+            self.retired.discard(name)
             if node.host_node:
                 self._dpus_of_host.setdefault(node.host_node, set()).add(name)
         touched = {node_owner(name): None}
-        if old is None or node is None or old.subnets != node.subnets:
+        if node is None and self.machines.away(name):
+            self.retired.add(name)  # its switch has guests that run elsewhere
+        elif old is None or node is None or old.subnets != node.subnets:
             self._renew_pool(name, node)
             touched.update(dict.fromkeys(self._pods_on(name)))
             self._on_change(("node", name))
@@ -176,6 +181,7 @@ class World:
     def _renew_pool(self, name: str, node: Node | None) -> None:
         pool = self.subnets.renew(name, node)
         if pool is not None:
+            self.machines.claim_all(name)
             # Addresses given before go to those who have them, before anybody new may ask.
             for key in self._pods_of_node.get(name, ()):
                 self._claim(pool, self.pods[key])
@@ -215,7 +221,14 @@ class World:
                     self._claim(pool, pod)
         wired = pod if pod is not None and pod.wired else None
         self.networks.put_pod(key, wired)
-        return {**self.selections.put_pod(key, wired), pod_owner(key): None}
+        owners = (pod_owner(key), *self.machines.put_pod(key, old, pod))
+        return {**self.selections.put_pod(key, wired), **dict.fromkeys(owners)}
+
+    def _left(self, name: str) -> None:
+        """A guest has ended or found another home: a node that is gone itself may not be needed any more."""
+        if name in self.retired and not self.machines.away(name):
+            self.retired.discard(name)
+            self._renew_pool(name, None)
 
     def _forget(self, pod: Pod) -> None:
         del self.pods[pod.key]
@@ -235,7 +248,7 @@ class World:
         return True
 
     def _claim(self, pool: Pool, pod: Pod) -> None:
-        if not pod.wired:
+        if not pod.wired or pod.machine:
             return
         written = pod.written().get(DEFAULT)
         if written is not None:

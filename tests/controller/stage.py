@@ -68,12 +68,14 @@ class Stage:
         self.refused: list[tuple[Owner, TransactionFailed]] = []
         self.annotations: dict[str, dict[str, Any]] = {}
         self.claims: dict[str, tuple[str, ...]] = {}
+        self.machines: dict[str, dict[str, Any]] = {}
         self.node_annotations: dict[str, dict[str, str]] = {}
         self.core = Core(
             self.session,
             ClusterConfig(**cluster),
             annotate=self._annotate,
             keep=self.claims.__setitem__,
+            keep_machine=lambda key, text: self.machines.__setitem__(key, json.loads(text)),
             annotate_node=lambda name, texts: self.node_annotations.setdefault(name, {}).update(texts),
             on_problem=self._problem,
             on_refused=lambda owner, error: self.refused.append((owner, error)),

@@ -167,18 +167,32 @@ class Pool:
 
     def _mac(self, request: AddressRequest, offsets: list[tuple[_Subnet, int]]) -> str:
         if request.mac:
-            try:
-                mac = parse_mac(request.mac)
-            except ValueError as error:
-                raise InvalidAddressRequest(str(error)) from None
-            if mac in self._macs:
-                raise AddressConflict(f"MAC address {mac} is in use by another pod", waits_for=self.token)
-            return mac
+            return self._free_mac(request.mac)
         subnet, offset = offsets[0]
         mac = mac_of(subnet.address(offset))
         while mac in self._macs:  # somebody asked for just this one
             mac = f"{mac[:2]}:{(int(mac[3:5], 16) + 2) % 256:02x}{mac[5:]}"
         return mac
+
+    def _free_mac(self, text: str) -> str:
+        try:
+            mac = parse_mac(text)
+        except ValueError as error:
+            raise InvalidAddressRequest(str(error)) from None
+        if mac in self._macs:
+            raise AddressConflict(f"MAC address {mac} is in use by another pod or machine", waits_for=self.token)
+        return mac
+
+    def with_mac(self, holder: str, text: str) -> Assignment:
+        """What a holder has, with the MAC that it asks for. Raises InvalidAddressRequest, AddressConflict."""
+        held = self._held[holder]
+        if text.lower().replace("-", ":") == held.mac:
+            return held
+        mac = self._free_mac(text)
+        del self._macs[held.mac]
+        self._macs[mac] = holder
+        changed = self._held[holder] = Assignment(held.ips, mac)
+        return changed
 
     def _take(self, holder: str, offsets: list[tuple[_Subnet, int]], mac: str) -> Assignment:
         for subnet, offset in offsets:

@@ -39,6 +39,8 @@ class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     mtu: int = 0
     port: str = ""
     """Name of the switch port, where it is not `<namespace>_<pod>`."""
+    dhcp: bool = False
+    """The addresses are for a guest behind the pod's interface, which gets them by DHCP; the interface has none."""
 
 
 def parse_mac(text: str) -> str:

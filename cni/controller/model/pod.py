@@ -18,6 +18,9 @@ _WRITTEN = msgspec.json.Decoder(dict[str, Attachment])
 
 FINISHED = ("Succeeded", "Failed")
 
+# Facts of KubeVirt (staging/src/kubevirt.io/api/core/v1/types.go).
+_LAUNCHER, _DOMAIN, _VM_NAME = ("kubevirt.io", "virt-launcher"), "kubevirt.io/domain", "vm.kubevirt.io/name"
+
 
 @dataclass(frozen=True, slots=True)
 class NamedPort:
@@ -46,10 +49,25 @@ class Pod:
     finished: bool
     ports: tuple[NamedPort, ...]
     ips: tuple[str, ...]
+    created: str = ""
+    leaving: bool = False
+    """It is being deleted."""
 
     @property
     def wired(self) -> bool:
         return bool(self.node) and not self.host_network and not self.finished
+
+    @property
+    def machine(self) -> str:
+        """The key of the virtual machine that this pod runs (KubeVirt's virt-launcher); "" for any other pod.
+
+        A label holds 63 characters, a machine's name may have more: the annotation comes first.
+        """
+        label, launcher = _LAUNCHER
+        if self.labels.get(label) != launcher:
+            return ""
+        name = self.annotations.get(_DOMAIN) or self.labels.get(_VM_NAME, "")
+        return f"{self.namespace}/{name}" if name else ""
 
     def request(self) -> AddressRequest:
         """Addresses asked for on the default network. Raises InvalidAnnotation."""
@@ -99,4 +117,6 @@ def parse(pod: core.Pod) -> Pod:
         finished=pod.status.phase in FINISHED,
         ports=ports,
         ips=tuple(each.ip for each in pod.status.pod_ips or ()),
+        created=metadata.creation_timestamp or "",
+        leaving=metadata.deletion_timestamp is not None,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -102,10 +102,16 @@ def management_name(node: str) -> str:
 
 
 def translate(
-    node: str, *, subnets: tuple[IPNetwork, ...], chassis: str, addresses: tuple[str, ...] = (), policed: bool = False
+    node: str,
+    *,
+    subnets: tuple[IPNetwork, ...],
+    chassis: str,
+    addresses: tuple[str, ...] = (),
+    policed: bool = False,
+    advertised: Mapping[str, str] | None = None,
 ) -> State:
     """Rows of one node. `chassis`: where the management port shall be bound. `addresses`: the node's own,
-    which pods reach through the management port.
+    which pods reach through the management port. `advertised`: what the router tells of itself by IPv6.
 
     `policed`: there are policies, so the node's own traffic to its pods (kubelet's probes), and a pod's to itself
     through a service, is let through explicitly. Without policies that rule would only cost connection tracking.
@@ -131,6 +137,7 @@ def translate(
                 "name": f"router-to-{node}",
                 "mac": mac,
                 "networks": [prefix(network, network[GATEWAY]) for network in subnets],
+                "ipv6_ra_configs": dict(advertised or {}),
             },
         ),
         Row(

@@ -30,7 +30,9 @@ class Reporter:
 
     def warn(self, owner: Owner, reason: str, message: str) -> None:
         """A Warning about the object of `owner`, if it is still there."""
-        reflector = self._stores.get(owner.kind)
-        obj = reflector.store.get(owner.key) if reflector is not None else None
+        # An instance stands for a machine that has no VirtualMachine.
+        kinds = ("vm", "vmi") if owner.kind == "vm" else (owner.kind,)
+        stores = (self._stores[kind].store for kind in kinds if kind in self._stores)
+        obj = next((found for store in stores if (found := store.get(owner.key)) is not None), None)
         if obj is not None:
             self._recorder.event(obj, "Warning", reason, message)
