@@ -52,12 +52,12 @@ class HardwareOffload:
         wanted = {HARDWARE_OFFLOAD: {"": "", "on": "true", "off": "false"}[hardware], TC_POLICY: tc_policy}
         self._wanted = {key: value for key, value in wanted.items() if value}
         self._changed = changed
-        self._problem = ""
+        self._problem: str | None = None
         self._look = asyncio.Event()
 
     def problem(self) -> str:
         """Why flows do not go into the card although they shall; "" when they do, or when nothing is configured."""
-        return self._problem
+        return self._problem or ""
 
     async def run(self) -> None:
         """For ever: after each change of OVS' settings, after each connection to it, and on a slow beat."""

@@ -12,6 +12,7 @@ from cni.node.attachments import Attachment
 from cni.node.conntrack import flush
 from cni.node.errors import LinkFailed, SwitchFailed
 from cni.node.keyed_locks import KeyedLocks
+from cni.node.limits import limits_of
 from cni.node.netns import NetworkNamespace
 from cni.node.offload import OffloadReport
 from cni.node.representors import Representors
@@ -185,8 +186,7 @@ class LocalOvsSide:
 
 
 def switch_port(attachment: Attachment, link: str) -> SwitchPort:
-    """The port of an attachment on this machine's switch; CNI's ingress is what the pod receives."""
-    bandwidth = attachment.bandwidth
+    """The port of an attachment on this machine's switch."""
     return SwitchPort(
         attachment=attachment.id,
         link=link,
@@ -195,10 +195,7 @@ def switch_port(attachment: Attachment, link: str) -> SwitchPort:
         mac=attachment.assignment.mac,
         sandbox=attachment.container_id,
         network=attachment.network,
-        sent_rate=bandwidth.egress_rate // 1000,
-        sent_burst=bandwidth.egress_burst // 1000,
-        received_rate=bandwidth.ingress_rate // 1000,
-        received_burst=bandwidth.ingress_burst // 1000,
+        limits=limits_of(attachment.bandwidth),
     )
 
 

@@ -5,14 +5,16 @@ ovn-controller binds a logical port to the Interface whose `iface-id` has its na
 the port's flows are in place (ovn-controller(8)).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from cni.node.errors import SwitchFailed, TryLater
 from cni.node.finishing import to_the_end
+from cni.node.limits import SHAPER, Limits
 from foundation.ovsdb import Change, OvsdbError, OvsdbSession, Row, Uuid, WaitTimedOut, fresh_name
 from foundation.ovsdb import operations as op
+from foundation.ovsdb.values import NamedUuid
 
 OWNER = "dpu-offload/attachment"
 _INSTALLED = "ovn-installed"
@@ -20,16 +22,16 @@ _TABLES = {
     "Interface": ["name", "external_ids", "ofport", "error", "ingress_policing_rate", "ingress_policing_burst"],
     "Port": ["name", "interfaces", "external_ids", "qos"],
     "Bridge": ["name", "ports", "datapath_type"],
+    "QoS": ["type", "queues", "other_config", "external_ids"],
+    "Queue": ["other_config", "external_ids"],
     "Open_vSwitch": ["other_config", "external_ids", "ovs_version"],
 }
+_SHAPING = ("QoS", "Queue")
 _TRANSACTION_SECONDS = 5.0
 
 
 class SwitchPort(msgspec.Struct, frozen=True, kw_only=True):
-    """What a port must be: `link` is the node's netdev, `port` the logical switch port's name.
-
-    Rates are in kbit/s and kbit, as the pod sends (into the switch) and receives (out of it); 0 is no bound.
-    """
+    """What a port must be: `link` is the node's netdev, `port` the logical switch port's name."""
 
     attachment: str
     link: str
@@ -38,10 +40,7 @@ class SwitchPort(msgspec.Struct, frozen=True, kw_only=True):
     mac: str
     sandbox: str = ""
     network: str = "default"
-    sent_rate: int = 0
-    sent_burst: int = 0
-    received_rate: int = 0
-    received_burst: int = 0
+    limits: Limits = Limits()
 
     def external_ids(self) -> dict[str, str]:
         found = {"iface-id": self.port, "attached-mac": self.mac, OWNER: self.attachment}
@@ -63,6 +62,9 @@ class Switch:
         self._by_name = self.session.index("Interface", lambda row: row["name"])
         self._by_owner = self.session.index("Interface", lambda row: row["external_ids"].get(OWNER))
         self._by_port = self.session.index("Interface", lambda row: row["external_ids"].get("iface-id"))
+        self._shapers = {
+            table: self.session.index(table, lambda row: row["external_ids"].get(OWNER)) for table in _SHAPING
+        }
         self._port_of = self.session.index("Port", lambda row: next(iter(row["interfaces"]), None))
 
     async def start(self, *, deadline: float) -> None:
@@ -112,8 +114,8 @@ class Switch:
         self.session.subscribe("Open_vSwitch", lambda _: callback())
 
     def owned(self) -> dict[str, list[str]]:
-        """{attachment id: names of its interfaces} for all ports of ours."""
-        found: dict[str, list[str]] = {}
+        """{attachment id: names of its interfaces} for all that is ours; none where only a port's shaping was left."""
+        found: dict[str, list[str]] = {owner: [] for index in self._shapers.values() for owner in map(str, index)}
         for row in self.session.rows("Interface").values():
             owner = row["external_ids"].get(OWNER)
             if owner:
@@ -134,6 +136,12 @@ class Switch:
             return f"OVS cannot use {port.link}: {row['error']}"
         if (row["ofport"] or -1) <= 0:
             return f"OVS interface {port.link} has no OpenFlow port number"
+        if any(row[column] != value for column, value in port.limits.policing().items()):
+            return f"OVS interface {port.link} does not bound what the pod sends to {port.limits.sent_rate} bit/s"
+        if not self._shaped(port):
+            return (
+                f"OVS interface {port.link} does not bound what the pod receives to {port.limits.received_rate} bit/s"
+            )
         if flows and row["external_ids"].get(_INSTALLED) != "true":
             return f"OVN has not installed the flows of port {port.port}"
         return ""
@@ -150,7 +158,7 @@ class Switch:
         present = self._by_name.one(port.link)
         if present is not None and present["external_ids"].get(OWNER) not in (None, port.attachment):
             # A killed predecessor's port on a link that is ours now.
-            await self._remove([present])
+            await self._remove([present], self._unshaping_of([present]))
             present = None
         if present is not None and OWNER not in present["external_ids"]:
             raise SwitchFailed(
@@ -161,23 +169,25 @@ class Switch:
         ]
         stale = [row for row in self._by_owner.all(port.attachment) if row["name"] != port.link]
         if others or stale:
-            await self._remove([*others, *stale])
-        policing = {"ingress_policing_rate": port.sent_rate, "ingress_policing_burst": port.sent_burst}
-        if present is not None and self._on_bridge(present) is not None:
+            await self._remove([*others, *stale], self._unshaping_of(others))
+        shaper, shaping = self._shaping(port)
+        holding = self._on_bridge(present) if present is not None else None
+        if present is not None and holding is not None:
             if not self.mismatch(port, flows=False):
                 return
             ids = {**present["external_ids"], **port.external_ids()}
-            await self._transact(op.update("Interface", present.uuid, {"external_ids": ids, **policing}))
+            await self._transact(
+                op.update("Interface", present.uuid, {"external_ids": ids, **port.limits.policing()}),
+                *(() if self._shaped(port) else (*shaping, op.update("Port", holding.uuid, {"qos": shaper}))),
+            )
             return
         interface, holder = fresh_name(), fresh_name()
-        row = {"name": port.link, "external_ids": port.external_ids(), **policing}
+        row = {"name": port.link, "external_ids": port.external_ids(), **port.limits.policing()}
+        columns = {"name": port.link, "interfaces": interface, "external_ids": {OWNER: port.attachment}, "qos": shaper}
         await self._transact(
+            *shaping,
             op.insert("Interface", row, uuid_name=interface),
-            op.insert(
-                "Port",
-                {"name": port.link, "interfaces": interface, "external_ids": {OWNER: port.attachment}},
-                uuid_name=holder,
-            ),
+            op.insert("Port", columns, uuid_name=holder),
             op.mutate("Bridge", bridge.uuid, [("ports", "insert", holder)]),
         )
 
@@ -203,9 +213,10 @@ class Switch:
         if not self.session.connected.is_set():
             raise TryLater(f"OVS does not answer: {self.session.last_error}; the port is removed when it is back")
         rows = list(self._by_owner.all(attachment))
-        if rows:
-            await self._remove(rows)
-        return bool(rows)
+        shaping = self._unshaping(attachment)
+        if rows or shaping:
+            await self._remove(rows, shaping)
+        return bool(rows or shaping)
 
     def subscribe(self, changed: Callable[[str], None], *, replaced: Callable[[], None]) -> None:
         """`changed` gets the attachment id of each interface that vanished or lost its identity; `replaced` is called
@@ -234,16 +245,55 @@ class Switch:
         port, bridge = self._port_of.one(interface.uuid), self._bridge()
         return port if port is not None and bridge is not None and port.uuid in bridge["ports"] else None
 
-    async def _remove(self, interfaces: list[Row]) -> None:
+    def _shaped(self, port: SwitchPort) -> bool:
+        """Whether the port's queue is as wanted, or absent where none is."""
+        row = self._by_name.one(port.link)
+        holder = self._port_of.one(row.uuid) if row is not None else None
+        shaper = self.session.rows("QoS").get(holder["qos"]) if holder is not None and holder["qos"] else None
+        wanted = port.limits.shaping()
+        if shaper is None or not wanted:
+            return shaper is None and not wanted
+        queue = self.session.rows("Queue").get(shaper["queues"].get(0, ""))
+        return shaper["type"] == SHAPER and queue is not None and queue["other_config"] == wanted
+
+    def _shaping(self, port: SwitchPort) -> tuple[NamedUuid | None, list[op.Operation]]:
+        """The port's `qos`, and what makes it, in place of all that its attachment had before."""
+        operations, wanted = self._unshaping(port.attachment), port.limits.shaping()
+        if not wanted:
+            return None, operations
+        shaper, queue = fresh_name(), fresh_name()
+        owner = {OWNER: port.attachment}
+        # Queue 0 takes what nobody assigned to another one; without it nothing would be bound.
+        row = {
+            "type": SHAPER,
+            "other_config": {"max-rate": wanted["max-rate"]},
+            "queues": {0: queue},
+            "external_ids": owner,
+        }
+        operations.append(op.insert("Queue", {"other_config": wanted, "external_ids": owner}, uuid_name=queue))
+        operations.append(op.insert("QoS", row, uuid_name=shaper))
+        return shaper, operations
+
+    def _unshaping(self, attachment: str) -> list[op.Operation]:
+        """Both tables keep rows that nobody refers to."""
+        return [op.delete(table, row.uuid) for table in _SHAPING for row in self._shapers[table].all(attachment)]
+
+    def _unshaping_of(self, interfaces: list[Row]) -> list[op.Operation]:
+        owners = {row["external_ids"][OWNER] for row in interfaces}
+        return [operation for owner in sorted(owners) for operation in self._unshaping(owner)]
+
+    async def _remove(self, interfaces: list[Row], more: Sequence[op.Operation] = ()) -> None:
         ports = [port for row in interfaces if (port := self._port_of.one(row.uuid)) is not None]
         holders: dict[Uuid, set[Uuid]] = {}
         for bridge in self.session.rows("Bridge").values():
             mine = {port.uuid for port in ports if port.uuid in bridge["ports"]}
             if mine:
                 holders[bridge.uuid] = mine
-        # Ports and interfaces are no root rows: OVSDB removes them when the last reference goes.
+        # Ports and interfaces are no root rows: OVSDB removes them when the last reference goes, after it has refused
+        # to lose a shaper that they still refer to.
+        bare = [op.update("Port", port.uuid, {"qos": None}) for port in ports if more and port["qos"]]
         await self._transact(
-            *(op.mutate("Bridge", uuid, [("ports", "delete", mine)]) for uuid, mine in holders.items())
+            *bare, *(op.mutate("Bridge", uuid, [("ports", "delete", mine)]) for uuid, mine in holders.items()), *more
         )
 
     async def _transact(self, *operations: op.Operation) -> None:

@@ -420,6 +420,10 @@ class Stage:
         pod.result = answer.output
         return pod
 
+    async def check(self, pod: Pod) -> None:
+        answer = await self.call("CHECK", pod, self.conf(pod, prevResult=pod.result))
+        assert answer.status == 0, answer.message
+
     async def delete(self, pod: Pod) -> None:
         conf = self.conf(pod, **({"prevResult": pod.result} if pod.result else {}))
         answer = await self.call("DEL", pod, conf)

@@ -101,7 +101,7 @@ async def test_settings_are_set_and_kept(tmp_path: Path) -> None:
         assert switch.setting("tc-policy") == "skip_sw"
         assert switch.setting("max-idle") == "9000"
         assert SwitchFlows(switch, Vswitchd(tmp_path), lambda _: "").settings().policy == "skip_sw"
-        assert (kept.problem(), told) == ("", [])
+        assert (kept.problem(), told) == ("", [""])
         await set_by_hand(switch, "false")
         await until(lambda: switch.setting("hw-offload") == "true")
 
