@@ -12,6 +12,7 @@ Packing = Literal["packed", "spread"]
 
 Hex4 = Annotated[str, msgspec.Meta(pattern=r"^(0x)?[0-9a-fA-F]{4}$")]
 ClassPrefix = Annotated[str, msgspec.Meta(pattern=r"^(0x)?([0-9a-fA-F]{2}){1,3}$")]
+Domain = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 PoolName = Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")]
 
 
@@ -93,7 +94,7 @@ class DevicePluginConfig(DaemonConfig, frozen=True, kw_only=True, forbid_unknown
     pools: tuple[Pool, ...] = ()
     physical_functions: tuple[PhysicalFunction, ...] = ()
     """What is set up before anything is advertised."""
-    resource_domain: str = "dpu-offload.io"
+    resource_domain: Domain = "dpu-offload.io"
     plugins_directory: str = "/var/lib/kubelet/device-plugins"
     """Kubelet's device plugin directory; it is there whatever kubelet's root directory is."""
     pod_resources: str = "/var/lib/kubelet/pod-resources/kubelet.sock"

@@ -55,10 +55,11 @@ class _Identity:
 class Patience:
     """How long each step of a registration may take, in seconds.
 
-    `dial_back`: after a registration kubelet opens a stream to us; one that did not has given us up.
+    `register`: kubelet dials back before it answers, for ten seconds at most. `dial_back`: after its answer kubelet opens
+    a stream to us; one that did not has given us up.
     """
 
-    register: float = 5.0
+    register: float = 12.0
     dial_back: float = 5.0
     farewell: float = 1.0
     backoff: Backoff = field(default_factory=lambda: Backoff(0.05, 10.0))

@@ -13,6 +13,7 @@ from cni.device_plugin.selectors import Matcher
 
 # How well a pool fits a function; between equals the first pool wins.
 _NOT, _BY_PLACE, _FULLY = 0, 1, 2
+_NATIVE = "kubernetes.io/"
 
 
 class Pools:
@@ -24,6 +25,10 @@ class Pools:
             names = Counter(resource_name(pool.name, domain=domain) for pool in pools)
             twice = ", ".join(name for name, count in names.items() if count > 1)
             raise BadSelector(f"declared more than once: {twice}; give each resource one pool with several selectors")
+        for name in self._pools:
+            # kubelet's rule for extended resources: those domains are the orchestrator's own.
+            if _NATIVE in name:
+                raise BadSelector(f"{name}: kubelet takes no resource below kubernetes.io; name a domain of your own")
         self._matchers = {
             name: tuple(Matcher(selector) for selector in pool.selectors) for name, pool in self._pools.items()
         }

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from dpu_offload_stubs.kubelet.deviceplugin.v1beta1 import api_pb2, api_pb2_grpc
 from foundation.pci import Sysfs
 
-WAIT_SECONDS = 5.0
+WAIT_SECONDS = 30.0
+# A DNS subdomain, a slash, a qualified name's second half.
+EXTENDED_RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
 class MachineTree:
@@ -130,8 +133,9 @@ class MachineTree:
 class FakeKubelet(api_pb2_grpc.RegistrationServicer):
     """Kubelet's device manager: clears the directory when it starts, dials each plugin back, keeps its list.
 
-    As a real kubelet 1.36 behaves: it answers Register before it has dialled back, forgets a plugin whose stream ends,
-    and knows plugins only by what they register in this life of it.
+    As a real kubelet 1.36 does (pkg/kubelet/cm/devicemanager/plugin/v1beta1): it answers Register when it has dialled
+    back and asked for the options, then opens the stream; it forgets a plugin whose stream ends, and knows plugins only
+    by what they register in this life of it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -176,18 +180,25 @@ class FakeKubelet(api_pb2_grpc.RegistrationServicer):
             await context.abort(self.refuse.pop(), "refused by the test")
         if request.version != "v1beta1":
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"version {request.version} is not supported")
+        if not EXTENDED_RESOURCE.fullmatch(request.resource_name) or "kubernetes.io/" in request.resource_name:
+            await context.abort(grpc.StatusCode.UNKNOWN, f"the ResourceName {request.resource_name!r} is invalid")
+        channel = self.channel(request.endpoint)
+        options = await api_pb2_grpc.DevicePluginStub(channel).GetDevicePluginOptions(
+            api_pb2.Empty(), timeout=10, wait_for_ready=True
+        )
+        assert options == request.options
         self.registered.append(request)
         if self.ignore:
             self.ignore -= 1
+            await channel.close()
         else:
-            task = asyncio.create_task(self._watch(request))
+            task = asyncio.create_task(self._watch(request.resource_name, channel))
             self._streams.add(task)
         return api_pb2.Empty()
 
-    async def _watch(self, request: api_pb2.RegisterRequest) -> None:
-        resource = request.resource_name
+    async def _watch(self, resource: str, channel: grpc.aio.Channel) -> None:
         try:
-            async with self.channel(request.endpoint) as channel:
+            async with channel:
                 async for answer in api_pb2_grpc.DevicePluginStub(channel).ListAndWatch(api_pb2.Empty()):
                     async with self._changed:
                         self.devices[resource] = {device.ID: device for device in answer.devices}

@@ -55,12 +55,12 @@ async def test_from_configuration_to_the_end(machine: Any, kubelet: Any) -> None
     machine.netdev("ens1f0np0", "0000:03:00.0")
     daemon = await launched(machine, kubelet.directory, CONFIGURATION)
     try:
-        await kubelet.until("dpu-offload.io/vf", {"0000:03:00.2": "Healthy"}, seconds=20)
+        await kubelet.until("dpu-offload.io/vf", {"0000:03:00.2": "Healthy"}, seconds=40)
         status, text = await readiness(machine)
         assert status == 503
         assert "0000:77:00.0" in text, "a card that could not be prepared must show"
         daemon.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(daemon.wait(), 10) == 0
+        assert await asyncio.wait_for(daemon.wait(), 40) == 0
         assert kubelet.lists["dpu-offload.io/vf"] == [1, 0]
     finally:
         if daemon.returncode is None:
@@ -74,13 +74,15 @@ async def test_from_configuration_to_the_end(machine: Any, kubelet: Any) -> None
         ("pools: [{name: vf, selectors: [{pfs: ['ens1#7-3']}]}]", "'7-3' is no range of VF indexes"),
         ("pools: [{name: vf, selectors: [{vendor: ['15b3']}]}]", "unknown key pools.0.selectors.0.vendor"),
         ("pools: [{name: vf, selectors: []}]", "selectors"),
+        ("resource_domain: Example_Com", "resource_domain"),
+        ("pools: [{name: kubernetes.io/vf, selectors: [{}]}]", "kubelet takes no resource below kubernetes.io"),
         ("pools: [{name: vf, selectors: [{}]}, {name: vf, selectors: [{}]}]", "declared more than once"),
         ("physical_functions: [{pf: p0, mac_prefix: '01:00:00:00'}]", "mac_prefix"),
     ],
 )
 async def test_a_mistake_is_one_sentence(machine: Any, tmp_path: Path, text: str, says: str) -> None:
     daemon = await launched(machine, tmp_path, text)
-    _, errors = await asyncio.wait_for(daemon.communicate(), 20)
+    _, errors = await asyncio.wait_for(daemon.communicate(), 40)
     assert daemon.returncode == 1
     assert says in errors.decode()
     assert "Traceback" not in errors.decode()

@@ -62,7 +62,7 @@ async def test_a_real_device_goes_up(link: str) -> None:
     seen = asyncio.Event()
     with LinkEvents(lambda name: seen.set() if name == link else None):
         await ip("link", "set", link, "up")
-        await asyncio.wait_for(seen.wait(), 5)
+        await asyncio.wait_for(seen.wait(), 30)
 
 
 @pytest.mark.root

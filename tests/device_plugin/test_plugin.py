@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ VF = "dpu-offload.io/vf"
 PF, VF0, VF1 = "0000:03:00.0", "0000:03:00.2", "0000:03:00.3"
 BOTH = {VF0: "Healthy", VF1: "Healthy"}
 UEVENT_HEADER = struct.Struct("=IHHII")
-QUICK = Patience(register=0.5, dial_back=0.3, farewell=1.0, backoff=Backoff(0.02, 0.1))
+SECONDS = 30.0
+QUICK = Patience(register=SECONDS, dial_back=SECONDS, farewell=SECONDS, backoff=Backoff(0.02, 0.1))
 
 pytestmark = pytest.mark.root
 
@@ -78,7 +80,7 @@ def uevent(action: str, address: str, *, below: str = "", subsystem: str = "pci"
 async def allocate(kubelet: Any, resource: str, *devices: str) -> api_pb2.ContainerAllocateResponse:
     request = api_pb2.AllocateRequest(container_requests=[api_pb2.ContainerAllocateRequest(devices_ids=devices)])
     async with kubelet.plugin(resource) as channel:
-        answer = await api_pb2_grpc.DevicePluginStub(channel).Allocate(request, timeout=5)
+        answer = await api_pb2_grpc.DevicePluginStub(channel).Allocate(request, timeout=SECONDS)
     return answer.container_responses[0]
 
 
@@ -93,6 +95,33 @@ async def test_registered_with_devices_and_numa(card: Any, kubelet: Any) -> None
         assert plugin.daemon.health.checks[f"kubelet:{VF}"].ok  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("numa", "topology", "told"),
+    [("0", True, [0]), ("1", True, [1]), ("-1", True, []), ("", True, []), ("1", False, [])],
+)
+async def test_topology_hints(card: Any, kubelet: Any, numa: str, topology: bool, told: list[int]) -> None:
+    """No hint for a function near no node in particular, on a kernel without NUMA, or where the pool says so."""
+    (card.device(VF0) / "numa_node").write_text(numa)
+    if not numa:
+        (card.device(VF0) / "numa_node").unlink()
+    async with running(card, kubelet, Pool(name="vf", selectors=(Selector(),), topology=topology)):
+        await kubelet.until(VF, BOTH)
+        assert [node.ID for node in kubelet.devices[VF][VF0].topology.nodes] == told
+
+
+async def test_a_watcher_that_breaks_off_disturbs_nobody(card: Any, kubelet: Any) -> None:
+    async with running(card, kubelet):
+        await kubelet.until(VF, BOTH)
+        channel = kubelet.plugin(VF)
+        stream = api_pb2_grpc.DevicePluginStub(channel).ListAndWatch(api_pb2.Empty(), timeout=SECONDS)
+        await stream.read()
+        await channel.close()
+        card.bind(VF1, "")
+        uevent("unbind", VF1)
+        await kubelet.until(VF, {VF0: "Healthy", VF1: "Unhealthy"})
+        assert len(kubelet.registered) == 1
+
+
 async def test_zero_devices_on_shutdown_and_no_socket_left(card: Any, kubelet: Any) -> None:
     async with running(card, kubelet):
         await kubelet.until(VF, BOTH)
@@ -104,7 +133,7 @@ async def test_a_second_stream_has_the_list_too(card: Any, kubelet: Any) -> None
     async with running(card, kubelet):
         await kubelet.until(VF, BOTH)
         async with kubelet.plugin(VF) as channel:
-            stream = api_pb2_grpc.DevicePluginStub(channel).ListAndWatch(api_pb2.Empty(), timeout=5)
+            stream = api_pb2_grpc.DevicePluginStub(channel).ListAndWatch(api_pb2.Empty(), timeout=SECONDS)
             first = await stream.read()
             assert {device.ID for device in first.devices} == {VF0, VF1}
             card.bind(VF1, "")
@@ -119,21 +148,21 @@ async def test_a_second_stream_has_the_list_too(card: Any, kubelet: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("failure", "attempts"),
+    ("failure", "patience"),
     [
-        ({"refuse": [grpc.StatusCode.UNKNOWN, grpc.StatusCode.INVALID_ARGUMENT]}, 1),
-        ({"hang": 1}, 1),
-        ({"ignore": 1}, 2),
+        ({"refuse": [grpc.StatusCode.UNKNOWN, grpc.StatusCode.INVALID_ARGUMENT]}, {}),
+        ({"hang": 1}, {"register": 1.0}),
+        ({"ignore": 1}, {"dial_back": 0.3}),
     ],
 )
 async def test_registration_fails_then_recovers(
-    card: Any, kubelet: Any, failure: dict[str, Any], attempts: int
+    card: Any, kubelet: Any, failure: dict[str, Any], patience: dict[str, float]
 ) -> None:
     for name, value in failure.items():
         setattr(kubelet, name, value)
-    async with running(card, kubelet):
+    async with running(card, kubelet, patience=replace(QUICK, **patience)):
         await kubelet.until(VF, BOTH)
-        assert len(kubelet.registered) == attempts
+    assert not any(getattr(kubelet, name) for name in failure), "the failure was met"
 
 
 async def test_kubelet_comes_later(card: Any, kubelet: Any) -> None:
@@ -143,16 +172,16 @@ async def test_kubelet_comes_later(card: Any, kubelet: Any) -> None:
         check = plugin.daemon.health.checks.get(f"kubelet:{VF}")  # type: ignore[attr-defined]
         assert check is None or "kubelet is not there" in check.reason
         await kubelet.start()
-        await kubelet.until(VF, BOTH, seconds=1)
+        await kubelet.until(VF, BOTH)
 
 
-async def test_kubelet_restart_is_answered_within_a_second(card: Any, kubelet: Any) -> None:
+async def test_kubelet_restarts_are_answered(card: Any, kubelet: Any) -> None:
     async with running(card, kubelet, patience=Patience()):
         await kubelet.until(VF, BOTH)
         for _ in range(2):
             await kubelet.stop()
             await kubelet.start()
-            await kubelet.until(VF, BOTH, seconds=1)
+            await kubelet.until(VF, BOTH)
 
 
 async def test_the_directory_is_made_anew(card: Any, kubelet: Any) -> None:
@@ -172,7 +201,7 @@ async def test_own_socket_removed_behind_our_back(card: Any, kubelet: Any) -> No
     async with running(card, kubelet):
         await kubelet.until(VF, BOTH)
         (kubelet.directory / kubelet.registered[0].endpoint).unlink()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(SECONDS):
             while len(kubelet.registered) < 2:
                 await asyncio.sleep(0.01)
         await kubelet.until(VF, BOTH)
@@ -262,6 +291,9 @@ async def test_a_vm_gets_its_group_as_numbered_now(card: Any, kubelet: Any) -> N
             "/dev/vfio/vfio",
             "/dev/vfio/77",
         ]
+        (card.device(VF0) / "iommu_group").unlink()
+        with pytest.raises(grpc.aio.AioRpcError, match="has no VFIO group: driver vfio-pci, IOMMU group -1"):
+            await allocate(kubelet, "dpu-offload.io/vm", VF0)
 
 
 async def test_a_function_is_reset_before_a_vm_starts(card: Any, kubelet: Any) -> None:
@@ -271,12 +303,12 @@ async def test_a_function_is_reset_before_a_vm_starts(card: Any, kubelet: Any) -
         await kubelet.until("dpu-offload.io/vm", {VF0: "Healthy"})
         async with kubelet.plugin("dpu-offload.io/vm") as channel:
             plugin = api_pb2_grpc.DevicePluginStub(channel)
-            await plugin.PreStartContainer(api_pb2.PreStartContainerRequest(devices_ids=[VF0]), timeout=5)
+            await plugin.PreStartContainer(api_pb2.PreStartContainerRequest(devices_ids=[VF0]), timeout=SECONDS)
             assert (card.device(VF0) / "reset").read_text() == "1"
             (card.device(VF0) / "reset").unlink()
             (card.device(VF0) / "reset").mkdir()
             with pytest.raises(grpc.aio.AioRpcError, match="cannot be reset") as caught:
-                await plugin.PreStartContainer(api_pb2.PreStartContainerRequest(devices_ids=[VF0]), timeout=5)
+                await plugin.PreStartContainer(api_pb2.PreStartContainerRequest(devices_ids=[VF0]), timeout=SECONDS)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -303,11 +335,11 @@ async def test_preferred_allocation_over_the_wire(card: Any, kubelet: Any) -> No
         request.container_requests.add(available_deviceIDs=[VF1, VF0], allocation_size=1)
         request.container_requests.add(available_deviceIDs=[VF1, VF0], allocation_size=1)
         async with kubelet.plugin(VF) as channel:
-            answer = await api_pb2_grpc.DevicePluginStub(channel).GetPreferredAllocation(request, timeout=5)
+            answer = await api_pb2_grpc.DevicePluginStub(channel).GetPreferredAllocation(request, timeout=SECONDS)
             assert [list(one.deviceIDs) for one in answer.container_responses] == [[VF0], [VF1]]
             request.container_requests[0].allocation_size = 3
             with pytest.raises(grpc.aio.AioRpcError, match="3 devices are asked for"):
-                await api_pb2_grpc.DevicePluginStub(channel).GetPreferredAllocation(request, timeout=5)
+                await api_pb2_grpc.DevicePluginStub(channel).GetPreferredAllocation(request, timeout=SECONDS)
 
 
 async def test_a_representor_goes_and_comes(machine: Any, kubelet: Any) -> None:
