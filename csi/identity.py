@@ -22,7 +22,7 @@ REMOTE_NSID: Final = 1
 # A fixed point for uuid5: made once, never to be changed, since every namespace's UUID hangs on it.
 _UUID_SPACE: Final = uuid.UUID("6a1d3f0e-52c1-5f7b-9d0a-c4b0f2e7d911")
 _BACKEND = re.compile(r"[a-z][a-z0-9-]{0,30}")
-_KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,90}")
+_KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,94}")
 # NVMe Base Specification 2.0, 4.5: an NQN is at most 223 bytes; DNS-like names are lower case.
 _NODE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,180})")
 _HASH_LENGTH: Final = 20

@@ -1,36 +1,40 @@
 """CSI Controller and GroupController: each RPC checks its words, then hands one piece of work to its room."""
 
-from typing import Final
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
-from google.protobuf.wrappers_pb2 import Int64Value
 
-from csi import capabilities, identity
+from csi import identity
 from csi.calls import Context, lock_of
-from csi.controller import create_volume, listing, publish, snapshots
+from csi.controller import create_volume, inquiries, listing, publish, snapshots
 from csi.controller.parts import Parts
 from csi.errors import InvalidArgument, NotFound
 from csi.framework import parameters
-from csi.framework.backend import SizeRange
 from dpu_offload_stubs.csi import csi_pb2, csi_pb2_grpc
 
+R = TypeVar("R")
 _Rpc = csi_pb2.ControllerServiceCapability.RPC
 _GroupRpc = csi_pb2.GroupControllerServiceCapability.RPC
 
-CAPABILITIES: Final = (
+# What needs a backend that can do it too (its capability by name), and what every backend gives.
+_OF_SOME_BACKEND: Final = {
+    _Rpc.GET_CAPACITY: "capacity",
+    _Rpc.CREATE_DELETE_SNAPSHOT: "snapshots",
+    _Rpc.LIST_SNAPSHOTS: "snapshots",
+    _Rpc.GET_SNAPSHOT: "snapshots",
+    _Rpc.CLONE_VOLUME: "clones",
+    _Rpc.EXPAND_VOLUME: "expand",
+    _Rpc.MODIFY_VOLUME: "qos",
+}
+_OF_EVERY_BACKEND: Final = (
     _Rpc.CREATE_DELETE_VOLUME,
     _Rpc.PUBLISH_UNPUBLISH_VOLUME,
     _Rpc.LIST_VOLUMES,
     _Rpc.LIST_VOLUMES_PUBLISHED_NODES,
-    _Rpc.GET_CAPACITY,
-    _Rpc.CREATE_DELETE_SNAPSHOT,
-    _Rpc.LIST_SNAPSHOTS,
-    _Rpc.GET_SNAPSHOT,
-    _Rpc.CLONE_VOLUME,
-    _Rpc.EXPAND_VOLUME,
     _Rpc.GET_VOLUME,
     _Rpc.VOLUME_CONDITION,
-    _Rpc.MODIFY_VOLUME,
     _Rpc.PUBLISH_READONLY,
     _Rpc.SINGLE_NODE_MULTI_WRITER,
 )
@@ -41,6 +45,11 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+
+    async def _on_volume(self, context: Context, request: Any, work: Callable[[], Awaitable[R]], **log: str) -> R:
+        """Work of which a volume has one piece at a time, whichever RPC it came by."""
+        volume_id: str = request.volume_id
+        return await self._parts.calls.joined(context, request, lock_of(volume_id), work, volume=volume_id, **log)
 
     async def CreateVolume(
         self, request: csi_pb2.CreateVolumeRequest, context: Context
@@ -61,62 +70,25 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
             backend, volume_id = self._parts.volume(request.volume_id)
         except NotFound:
             return csi_pb2.DeleteVolumeResponse()
-        await self._parts.calls.joined(
-            context,
-            request,
-            lock_of(request.volume_id),
-            lambda: backend.delete(volume_id.key),
-            volume=request.volume_id,
-        )
+        await self._on_volume(context, request, lambda: backend.delete(volume_id.key))
         return csi_pb2.DeleteVolumeResponse()
 
     async def ControllerPublishVolume(
         self, request: csi_pb2.ControllerPublishVolumeRequest, context: Context
     ) -> csi_pb2.ControllerPublishVolumeResponse:
-        return await self._parts.calls.joined(
-            context,
-            request,
-            lock_of(request.volume_id),
-            lambda: publish.publish(self._parts, request),
-            volume=request.volume_id,
-            node=request.node_id,
-        )
+        work = functools.partial(publish.publish, self._parts, request)
+        return await self._on_volume(context, request, work, node=request.node_id)
 
     async def ControllerUnpublishVolume(
         self, request: csi_pb2.ControllerUnpublishVolumeRequest, context: Context
     ) -> csi_pb2.ControllerUnpublishVolumeResponse:
-        return await self._parts.calls.joined(
-            context,
-            request,
-            lock_of(request.volume_id),
-            lambda: publish.unpublish(self._parts, request),
-            volume=request.volume_id,
-            node=request.node_id,
-        )
+        work = functools.partial(publish.unpublish, self._parts, request)
+        return await self._on_volume(context, request, work, node=request.node_id)
 
     async def ValidateVolumeCapabilities(
         self, request: csi_pb2.ValidateVolumeCapabilitiesRequest, context: Context
     ) -> csi_pb2.ValidateVolumeCapabilitiesResponse:
-        backend, volume_id = self._parts.volume(request.volume_id)
-        if not request.volume_capabilities:
-            raise InvalidArgument("volume_capabilities is missing: say how the volume shall be used")
-        await backend.get(volume_id.key)
-        for capability in request.volume_capabilities:
-            if reason := capabilities.refusal(capability):
-                return csi_pb2.ValidateVolumeCapabilitiesResponse(message=reason)
-        try:
-            parameters.parse(request.parameters, self._parts.registry.kinds[backend.name].parameters)
-            parameters.parse_qos(request.mutable_parameters)
-        except InvalidArgument as error:
-            return csi_pb2.ValidateVolumeCapabilitiesResponse(message=str(error))
-        return csi_pb2.ValidateVolumeCapabilitiesResponse(
-            confirmed=csi_pb2.ValidateVolumeCapabilitiesResponse.Confirmed(
-                volume_context=request.volume_context,
-                volume_capabilities=request.volume_capabilities,
-                parameters=request.parameters,
-                mutable_parameters=request.mutable_parameters,
-            )
-        )
+        return await inquiries.validate(self._parts, request)
 
     async def ListVolumes(self, request: csi_pb2.ListVolumesRequest, context: Context) -> csi_pb2.ListVolumesResponse:
         return await listing.list_volumes(self._parts, request)
@@ -127,27 +99,15 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         return await listing.get_volume(self._parts, request)
 
     async def GetCapacity(self, request: csi_pb2.GetCapacityRequest, context: Context) -> csi_pb2.GetCapacityResponse:
-        registry = self._parts.registry
-        if any(capabilities.refusal(capability) for capability in request.volume_capabilities):
-            return csi_pb2.GetCapacityResponse(available_capacity=0)
-        name = parameters.backend_name(request.parameters) or registry.default
-        if name not in registry.backends:
-            raise InvalidArgument(f"StorageClass parameter backend={name!r} is not configured")
-        _, special = parameters.parse(request.parameters, registry.kinds[name].parameters)
-        topology = dict(request.accessible_topology.segments) if request.HasField("accessible_topology") else None
-        room = await registry.backends[name].capacity(special, topology)
-        return csi_pb2.GetCapacityResponse(
-            available_capacity=room.available,
-            maximum_volume_size=Int64Value(value=room.largest),
-            minimum_volume_size=Int64Value(value=room.smallest),
-        )
+        return await inquiries.capacity(self._parts, request)
 
     async def ControllerGetCapabilities(
         self, request: csi_pb2.ControllerGetCapabilitiesRequest, context: Context
     ) -> csi_pb2.ControllerGetCapabilitiesResponse:
         answer = csi_pb2.ControllerGetCapabilitiesResponse()
-        for capability in CAPABILITIES:
-            answer.capabilities.add(rpc=_Rpc(type=capability))
+        served = [rpc for rpc, needed in _OF_SOME_BACKEND.items() if self._parts.registry.can(needed)]
+        for rpc in (*_OF_EVERY_BACKEND, *served):
+            answer.capabilities.add(rpc=_Rpc(type=rpc))
         return answer
 
     async def CreateSnapshot(
@@ -192,13 +152,7 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         size = create_volume.size_range(request.capacity_range)
         if not backend.capabilities.expand:
             raise InvalidArgument(f"backend {backend.name} cannot make volumes larger")
-        volume = await self._parts.calls.joined(
-            context,
-            request,
-            lock_of(request.volume_id),
-            lambda: backend.expand(volume_id.key, SizeRange(size.required, size.limit)),
-            volume=request.volume_id,
-        )
+        volume = await self._on_volume(context, request, lambda: backend.expand(volume_id.key, size))
         # The node always looks: a disk that grew needs its file system grown, a raw one only to be seen.
         return csi_pb2.ControllerExpandVolumeResponse(capacity_bytes=volume.size, node_expansion_required=True)
 
@@ -209,14 +163,8 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         qos = parameters.parse_qos(request.mutable_parameters)
         if not backend.capabilities.qos:
             raise InvalidArgument(f"backend {backend.name} has no quality of service")
-        await self._parts.calls.joined(
-            context,
-            request,
-            lock_of(request.volume_id),
-            lambda: backend.set_qos(volume_id.key, qos),
-            volume=request.volume_id,
-            limits=msgspec.json.encode(qos).decode(),
-        )
+        limits = msgspec.json.encode(qos).decode()
+        await self._on_volume(context, request, lambda: backend.set_qos(volume_id.key, qos), limits=limits)
         return csi_pb2.ControllerModifyVolumeResponse()
 
 
@@ -228,7 +176,8 @@ class GroupControllerService(csi_pb2_grpc.GroupControllerServicer):
         self, request: csi_pb2.GroupControllerGetCapabilitiesRequest, context: Context
     ) -> csi_pb2.GroupControllerGetCapabilitiesResponse:
         answer = csi_pb2.GroupControllerGetCapabilitiesResponse()
-        answer.capabilities.add(rpc=_GroupRpc(type=_GroupRpc.CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT))
+        if self._parts.registry.can("group_snapshots"):
+            answer.capabilities.add(rpc=_GroupRpc(type=_GroupRpc.CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT))
         return answer
 
     async def CreateVolumeGroupSnapshot(

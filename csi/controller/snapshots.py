@@ -10,7 +10,7 @@ from csi import identity
 from csi.controller.create_volume import MAX_NAME_BYTES
 from csi.controller.paging import page
 from csi.controller.parts import Parts
-from csi.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from csi.errors import FailedPrecondition, InvalidArgument, NotFound
 from csi.framework.backend import Backend, Snapshot
 from dpu_offload_stubs.csi import csi_pb2
 
@@ -63,7 +63,7 @@ async def list_snapshots(parts: Parts, request: csi_pb2.ListSnapshotsRequest) ->
 async def create_group(
     parts: Parts, request: csi_pb2.CreateVolumeGroupSnapshotRequest
 ) -> csi_pb2.CreateVolumeGroupSnapshotResponse:
-    """All snapshots or none: what was taken before a failure is deleted again."""
+    """All snapshots at one instant, or none."""
     check_name(request.name)
     _refuse_parameters(request.parameters)
     if not request.source_volume_ids:
@@ -73,26 +73,11 @@ async def create_group(
     if any(other.name != backend.name for other, _ in sources):
         raise InvalidArgument("source_volume_ids are of several backends: a group is taken within one")
     if not backend.capabilities.group_snapshots:
-        raise InvalidArgument(f"backend {backend.name} takes no group snapshots")
+        raise InvalidArgument(
+            f"backend {backend.name} cannot snapshot several volumes at one instant, so it takes no group snapshots"
+        )
     token = identity.hashed(request.name)
-    keys = sorted(volume_id.key for _, volume_id in sources)
-    for present in await _members(backend, f"g{token}"):
-        if present.source_key not in keys:
-            raise AlreadyExists(
-                f"the group snapshot exists with volume {identity.VolumeId(backend.name, present.source_key)}, "
-                "which is not asked for: choose another name"
-            )
-    for key in keys:
-        await backend.get(key)
-    taken = await asyncio.gather(
-        *(backend.snapshot(token, key, group_token=token) for key in keys), return_exceptions=True
-    )
-    snapshots = [snapshot for snapshot in taken if isinstance(snapshot, Snapshot)]
-    failures = [failure for failure in taken if isinstance(failure, BaseException)]
-    if failures:
-        for snapshot in snapshots:
-            await backend.delete_snapshot(snapshot.key)
-        raise failures[0]
+    snapshots = await backend.snapshot_group(token, sorted({volume_id.key for _, volume_id in sources}))
     return csi_pb2.CreateVolumeGroupSnapshotResponse(group_snapshot=_group(backend, f"g{token}", snapshots))
 
 
@@ -105,8 +90,7 @@ async def delete_group(
         return csi_pb2.DeleteVolumeGroupSnapshotResponse()
     members = await _members(backend, group_id.key)
     _check_members(backend, members, request.snapshot_ids, group=request.group_snapshot_id)
-    for snapshot in members:
-        await backend.delete_snapshot(snapshot.key)
+    await backend.delete_group(group_id.key)
     return csi_pb2.DeleteVolumeGroupSnapshotResponse()
 
 

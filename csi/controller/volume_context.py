@@ -63,8 +63,8 @@ def refusal(capability: csi_pb2.VolumeCapability, context: VolumeContext) -> str
     name = "dpu-offload.io/passthrough"
     if capabilities.shared(capability):
         return (
-            f"{name} excludes shared access, and with it live migration: a virtual machine that has the PCI function "
-            "itself cannot be moved; use ReadWriteOnce, or leave passthrough away"
+            f"{name} excludes live migration: a PCI function cannot be on two nodes at once; use ReadWriteOnce, or "
+            "leave passthrough away"
         )
     if context.transport == "kernel":
         return f"{name} needs a DPU: with transport=kernel there is no PCI function to pass through"

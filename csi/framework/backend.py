@@ -23,7 +23,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     expand: bool = False
     snapshots: bool = False
     clones: bool = False
-    group_snapshots: bool = False
+    group_snapshots: bool = False  # all at one instant
     qos: bool = False
     capacity: bool = False
     authentication: bool = False
@@ -180,11 +180,21 @@ class Backend(Protocol[P]):
 
     async def set_qos(self, key: str, qos: Qos) -> None: ...
 
-    async def snapshot(self, token: str, source_key: str, *, group_token: str = "") -> Snapshot:
+    async def snapshot(self, token: str, source_key: str) -> Snapshot:
         """AlreadyExists when the token names a snapshot of another volume; NotFound for a missing source."""
 
     async def delete_snapshot(self, key: str) -> None:
-        """Succeeds for an unknown key, and for one that volumes were made from: they keep their data."""
+        """Succeeds for an unknown key, and for one that volumes were made from: they keep their data.
+        InvalidArgument for a member of a group."""
+
+    async def snapshot_group(self, token: str, source_keys: Sequence[str]) -> Sequence[Snapshot]:
+        """All at one instant, or none: no member has a write that was made after another member's snapshot.
+
+        AlreadyExists when the token names a group of other volumes. A backend that cannot does not declare it.
+        """
+
+    async def delete_group(self, key: str) -> None:
+        """All members. Succeeds for an unknown key."""
 
     async def snapshots(self) -> Sequence[Snapshot]: ...
 

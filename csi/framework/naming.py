@@ -4,11 +4,12 @@ First letter:
 `v` volume, `n` volume being made from a source, `s` snapshot, `g` snapshot of a group, `t` hidden snapshot between a
 volume and its clone, `x` mark of a snapshot that Kubernetes has deleted while volumes still build on it. All else is
 not ours.
-Names of SPDK's lvols are at most 63 characters (26.05); ours are at most 52. Where there are pools, a key is
+Names of SPDK's lvols are at most 63 characters (26.05); ours are at most 61. Where there are pools, a key is
 `<pool>.<name>`.
 """
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -18,7 +19,10 @@ from csi.errors import NotFound
 _TOKEN = r"[a-z2-7]{20}"
 VOLUME = re.compile(rf"v(?P<token>{_TOKEN})")
 UNFINISHED = re.compile(rf"n(?P<token>{_TOKEN})")
-SNAPSHOT = re.compile(rf"(?P<kind>[sg])(?P<token>{_TOKEN})\.(?P<created>[0-9a-f]{{8}})\.(?P<source>v{_TOKEN})")
+SNAPSHOT = re.compile(
+    rf"(?:s|(?P<group>g))(?P<token>{_TOKEN})\.(?P<created>[0-9a-f]{{8}})\.(?P<source>v{_TOKEN})"
+    r"(?(group)\.(?P<members>[a-z2-7]{8}))"
+)
 BRIDGE = re.compile(rf"t(?P<token>{_TOKEN})\.(?P<source>v{_TOKEN})")
 DISCARDED = re.compile(rf"x(?P<token>{_TOKEN})")
 POOL = re.compile(r"[a-z][a-z0-9-]{0,30}")
@@ -36,15 +40,21 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class SnapshotName(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot's name taken apart; `created` in Unix seconds, `source` the lvol it was taken of."""
+    """A snapshot's name taken apart; `created` in Unix seconds, `source` the lvol it was taken of. `members` is what
+    `members()` made of the keys of all volumes of its group, and empty outside of groups."""
 
     token: str
     created: int
     source: str
-    in_group: bool
+    members: str = ""
 
     def __str__(self) -> str:
-        return f"{'g' if self.in_group else 's'}{self.token}.{self.created:08x}.{self.source}"
+        kind, tail = ("g", f".{self.members}") if self.members else ("s", "")
+        return f"{kind}{self.token}.{self.created:08x}.{self.source}{tail}"
+
+    def later(self) -> "SnapshotName":
+        """The same, a second on."""
+        return msgspec.structs.replace(self, created=self.created + 1)
 
 
 def volume(token: str) -> str:
@@ -65,6 +75,11 @@ def discarded(snapshot: str) -> str:
     return f"x{identity.hashed(snapshot)}"
 
 
+def members(keys: Iterable[str]) -> str:
+    """A group's volumes in 8 characters: by them a snapshot tells whether the others of its group are there."""
+    return identity.hashed(" ".join(sorted(set(keys))))[:8]
+
+
 def parse_snapshot(lvol: str) -> SnapshotName | None:
     match = SNAPSHOT.fullmatch(lvol)
     if match is None:
@@ -73,7 +88,7 @@ def parse_snapshot(lvol: str) -> SnapshotName | None:
         token=match["token"],
         created=int(match["created"], 16),
         source=match["source"],
-        in_group=match["kind"] == "g",
+        members=match["members"] or "",
     )
 
 

@@ -37,6 +37,10 @@ class Registry:
         self.kinds = kinds
         self.default = default
 
+    def can(self, capability: str) -> bool:
+        """Whether any backend declares this field of `Capabilities`."""
+        return any(getattr(backend.capabilities, capability) for backend in self.backends.values())
+
     @classmethod
     def open(
         cls,

@@ -127,6 +127,33 @@ async def test_the_tree_is_as_the_kernel_wants_it(backend: NvmetBackend, tree: P
     assert not list(reflinks.iterdir())
 
 
+async def test_who_is_cut_off_loses_its_connections_and_the_others_keep_their_way(
+    backend: NvmetBackend, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel ends connections only when a subsystem leaves a port."""
+    spec = VolumeSpec(token=identity.hashed("a"), size=SizeRange(1 << 20), parameters=NvmetParameters())
+    volume = await backend.create(spec)
+    hosts = [identity.host_nqn(name) for name in ("one", "two")]
+    for host in hosts:
+        await backend.grant(volume.key, host, keys=HostKeys(), shared=True)
+    unlinked: list[str] = []
+    unlink = Path.unlink
+
+    def noted(path: Path, missing_ok: bool = False) -> None:
+        unlinked.append(str(path.relative_to(tree)))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", noted)
+    await backend.revoke(volume.key, hosts[0])
+    nqn = identity.subsystem_nqn(identity.VolumeId("nvmet", volume.key))
+    allowed = f"subsystems/{nqn}/allowed_hosts/{hosts[0]}"
+    assert unlinked == [f"ports/1/subsystems/{nqn}", f"ports/2/subsystems/{nqn}", allowed]
+    again = await backend.get(volume.key)
+    assert (again.exported, again.hosts) == (True, (hosts[1],))
+    await backend.revoke(volume.key, hosts[0])
+    assert len(unlinked) == 3, "the other host is not disturbed for one who is out already"
+
+
 async def test_without_reflinks_there_are_no_snapshots(tmp_path: Path, tree: Path) -> None:
     directory = Path("/dev/shm", tmp_path.name)
     directory.mkdir()

@@ -58,7 +58,7 @@ def test_ids_are_frozen_for_ever() -> None:
         "spdk:a/b",
         "spdk:a b",
         "spdk:ключ",
-        "spdk:" + "k" * 92,
+        "spdk:" + "k" * 96,
         "x" * 40 + ":k",
     ],
 )

@@ -10,6 +10,7 @@ from csi.framework import naming as names
 from csi.framework.backend import HostKeys, Qos, SizeRange, Source, Volume, VolumeSpec
 from csi.framework.backends.spdk import SpdkBackend
 from csi.framework.backends.spdk.config import SpdkParameters
+from csi.framework.backends.spdk.pool import Pool
 from foundation.spdk.client import SpdkClient
 from tests.csi_rig.target import LVSTORE, Target
 
@@ -148,3 +149,52 @@ async def test_a_broken_off_restore_begins_anew(backend: SpdkBackend, raw: SpdkC
     restored = await backend.create(spec("b", size=32 * MIB, source=source))
     assert restored.size == 32 * MIB
     assert await backend.garbage() == []
+
+
+async def test_a_group_is_taken_while_nobody_can_write(backend: SpdkBackend, raw: SpdkClient) -> None:
+    """SPDK takes one snapshot after the other: in between, nobody who is let in may have a connection."""
+    made = [await backend.create(spec(name)) for name in ("a", "b", "c")]
+    for volume in made[:2]:
+        await backend.grant(volume.key, HOST, keys=HostKeys(), shared=False)
+    seen: list[dict[str, int]] = []
+    snapshot = Pool.snapshot
+
+    async def watched(self: Pool, source: str, name: str) -> None:
+        found = {each["nqn"]: len(each["listen_addresses"]) for each in await raw.call("nvmf_get_subsystems")}
+        seen.append({volume.key: found[nqn(volume)] for volume in made})
+        await snapshot(self, source, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pool, "snapshot", watched)
+        taken = await backend.snapshot_group(identity.hashed("g"), [volume.key for volume in made])
+    assert seen == [{made[0].key: 0, made[1].key: 0, made[2].key: 1}] * 3, "the third nobody can write to anyway"
+    assert len(taken) == 3
+    after = [await backend.get(volume.key) for volume in made]
+    assert [(volume.exported, volume.hosts) for volume in after] == [(True, (HOST,)), (True, (HOST,)), (True, ())]
+
+
+async def test_half_a_group_is_nobodys(backend: SpdkBackend, raw: SpdkClient) -> None:
+    """Killed in between: what was taken is of another instant than what a retry takes."""
+    keys = [(await backend.create(spec(name))).key for name in ("a", "b")]
+    token = identity.hashed("g")
+    old = names.SnapshotName(
+        token=token, created=1, source=names.volume_place(keys[0]).lvol, members=names.members(keys)
+    )
+    source = f"{LVSTORE}/{old.source}"
+    await raw.call("bdev_lvol_snapshot", {"lvol_name": source, "snapshot_name": str(old)})
+    assert await backend.snapshots() == []
+    (finding,) = await backend.garbage()
+    assert (finding.kind, finding.name) == ("unfinished", f"p0.{old}")
+    taken = await backend.snapshot_group(token, keys)
+    assert len(taken) == 2
+    assert old.created not in {each.created for each in taken}
+    assert await backend.garbage() == []
+    await backend.remove(finding)
+    assert list(await backend.snapshots()) == sorted(taken, key=lambda each: each.key)
+    await raw.call("bdev_lvol_delete", {"name": f"{LVSTORE}/{names.snapshot_place(taken[0].key).lvol}"})
+    (finding,) = await backend.garbage()
+    await backend.remove(finding)
+    assert await backend.garbage() == []
+    assert [each["name"] for each in await raw.call("bdev_lvol_get_lvols")] == [
+        names.volume_place(key).lvol for key in keys
+    ]

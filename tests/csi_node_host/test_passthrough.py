@@ -131,7 +131,7 @@ async def test_refused_before_anything_is_unbound(one: Plant, drivers: Drivers) 
 
 async def test_what_cannot_be_passed_through_is_refused_at_creation(one: Plant) -> None:
     for capability, more, words in (
-        (block_capability(Mode.MULTI_NODE_MULTI_WRITER), {}, "excludes shared access, and with it live migration"),
+        (block_capability(Mode.MULTI_NODE_MULTI_WRITER), {}, "excludes live migration"),
         (block_capability(Mode.MULTI_NODE_READER_ONLY), {}, "live migration"),
         (block_capability(), {"transport": "kernel"}, "needs a DPU"),
         (block_capability(), {"functionPolicy": "shared"}, "static or hotplug"),
@@ -143,3 +143,11 @@ async def test_what_cannot_be_passed_through_is_refused_at_creation(one: Plant) 
     assert volume.volume_context["functionPolicy"] == "static"
     call = one.publish(volume, "host1", block_capability(Mode.MULTI_NODE_MULTI_WRITER))
     assert "live migration" in await refused(call, grpc.StatusCode.INVALID_ARGUMENT)
+    request = csi_pb2.ValidateVolumeCapabilitiesRequest(
+        volume_id=volume.volume_id,
+        volume_context=volume.volume_context,
+        volume_capabilities=[block_capability(Mode.MULTI_NODE_MULTI_WRITER)],
+    )
+    answer = await one.controller.ValidateVolumeCapabilities(request)
+    assert "live migration" in answer.message
+    assert not answer.HasField("confirmed")

@@ -307,16 +307,38 @@ class SnapshotCases:
             await storage.backend.create(storage.spec("c", size=1, limit=storage.volume_bytes, source=source))
         assert await keys_of(storage) == {volume.key, clone.key}
 
-    async def test_groups(self, storage: Storage) -> None:
+    async def test_a_group_is_one_and_is_deleted_as_one(self, storage: Storage) -> None:
         needs(storage, "group_snapshots")
-        made = [await storage.backend.create(storage.spec(name)) for name in ("a", "b")]
+        keys = [(await storage.backend.create(storage.spec(name))).key for name in ("a", "b", "c")]
+        await storage.backend.grant(keys[0], storage.hosts[0], keys=NO_KEYS, shared=False)
         token = identity.hashed("g")
-        taken = [await storage.backend.snapshot(token, each.key, group_token=token) for each in made]
-        again = [await storage.backend.snapshot(token, each.key, group_token=token) for each in made]
-        assert taken == again
+        taken = await storage.backend.snapshot_group(token, keys[:2])
+        assert sorted(snapshot.source_key for snapshot in taken) == sorted(keys[:2])
         assert len({snapshot.group for snapshot in taken}) == 1
         assert taken[0].group
         identity.parse_volume_id(f"{storage.backend.name}:{taken[0].group}")
+        assert await storage.backend.snapshot_group(token, keys[1::-1]) == taken
+        for others in (keys, keys[:1], keys[1:]):
+            with pytest.raises(AlreadyExists):
+                await storage.backend.snapshot_group(token, others)
+        assert list(await storage.backend.snapshots()) == sorted(taken, key=lambda snapshot: snapshot.key)
+        for key in keys:
+            assert (await storage.backend.get(key)).exported, "whoever was interrupted must find its volume again"
+        assert (await storage.backend.get(keys[0])).hosts == (storage.hosts[0],)
+        with pytest.raises(InvalidArgument):
+            await storage.backend.delete_snapshot(taken[0].key)
+        await storage.backend.delete_group(taken[0].group)
+        await storage.backend.delete_group(taken[0].group)
+        assert await storage.backend.snapshots() == []
+
+    async def test_a_group_with_a_missing_volume_is_not_taken(self, storage: Storage) -> None:
+        needs(storage, "group_snapshots")
+        keys = [(await storage.backend.create(storage.spec(name))).key for name in ("a", "b")]
+        await storage.backend.delete(keys[1])
+        with pytest.raises(NotFound):
+            await storage.backend.snapshot_group(identity.hashed("g"), keys)
+        assert await storage.backend.snapshots() == []
+        assert (await storage.backend.get(keys[0])).exported
 
 
 class BackendConformance(VolumeCases, AccessCases, SnapshotCases):

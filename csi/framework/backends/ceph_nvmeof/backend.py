@@ -193,10 +193,16 @@ class CephBackend:
 
     # --- what the gateways cannot do --------------------------------------------------------------------------------
 
-    async def snapshot(self, token: str, source_key: str, *, group_token: str = "") -> Snapshot:
+    async def snapshot(self, token: str, source_key: str) -> Snapshot:
         raise InvalidArgument("the gateways take no snapshots")
 
     async def delete_snapshot(self, key: str) -> None:
+        """There are none."""
+
+    async def snapshot_group(self, token: str, source_keys: Sequence[str]) -> Sequence[Snapshot]:
+        raise InvalidArgument("the gateways take no snapshots")
+
+    async def delete_group(self, key: str) -> None:
         """There are none."""
 
     async def snapshots(self) -> Sequence[Snapshot]:

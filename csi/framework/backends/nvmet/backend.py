@@ -119,7 +119,7 @@ class NvmetBackend:
     async def revoke(self, key: str, host_nqn: str) -> None:
         if naming.VOLUME.fullmatch(key):
             async with self._locks.hold(key):
-                await self._do("cut the host off", lambda: self._target.expel(self._nqn(key), host_nqn))
+                await self._do("cut the host off", lambda: self._target.expel(self._nqn(key), host_nqn, self._ports))
 
     async def expand(self, key: str, size: SizeRange) -> Volume:
         async with self._locks.hold(key):
@@ -145,7 +145,7 @@ class NvmetBackend:
 
     # --- snapshots --------------------------------------------------------------------------------------------------
 
-    async def snapshot(self, token: str, source_key: str, *, group_token: str = "") -> Snapshot:
+    async def snapshot(self, token: str, source_key: str) -> Snapshot:
         if not self._clones:
             raise InvalidArgument(f"{self._config.directory} has no reflinks, so there are no snapshots")
         async with self._locks.hold(f"snapshot {token}"):
@@ -157,13 +157,19 @@ class NvmetBackend:
                     raise AlreadyExists(f"the snapshot exists, but of volume {self._id(present.source_key)}")
             async with self._locks.hold(source_key):
                 volume = await self.get(source_key)
-                made = naming.SnapshotName(token=token, created=int(time.time()), source=source_key, in_group=False)
+                made = naming.SnapshotName(token=token, created=int(time.time()), source=source_key)
                 await self._do("snapshot", lambda: self._shelf.clone(source_key, str(made), 0))
                 return _snapshot(str(made), volume.size)
 
     async def delete_snapshot(self, key: str) -> None:
         if naming.SNAPSHOT.fullmatch(key):
             await self._do("delete", lambda: self._shelf.delete(key))
+
+    async def snapshot_group(self, token: str, source_keys: Sequence[str]) -> Sequence[Snapshot]:
+        raise InvalidArgument("the kernel's target cannot stop several volumes at one instant: no group snapshots")
+
+    async def delete_group(self, key: str) -> None:
+        """There are none."""
 
     async def snapshots(self) -> Sequence[Snapshot]:
         def look() -> list[Snapshot]:

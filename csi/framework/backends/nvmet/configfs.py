@@ -6,6 +6,7 @@ Blocking: small reads and writes. Directories are made and removed as objects, a
 import contextlib
 import os
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 from csi import identity
@@ -88,9 +89,23 @@ class Configfs:
             self._write(path / "dhchap_ctrl_key", keys.dhchap_ctrlr_key)
         self._link(self._root / "subsystems" / nqn / "allowed_hosts" / host, path)
 
-    def expel(self, nqn: str, host: str) -> None:
-        """The kernel ends the host's connections when the link goes."""
-        self._unlink(self._root / "subsystems" / nqn / "allowed_hosts" / host)
+    def expel(self, nqn: str, host: str, ports: Collection[int]) -> None:
+        """Ends the host's connections and keeps it out.
+
+        Taking a host off the list only keeps it from connecting anew (`nvmet_allowed_hosts_drop_link`); what ends
+        connections is to take the subsystem off its ports (`nvmet_port_del_ctrls`), and all hosts' at that: the others
+        connect again by themselves. Killed in between, nobody is connected, and a repetition goes on.
+        """
+        subsystem = self._root / "subsystems" / nqn
+        link = subsystem / "allowed_hosts" / host
+        shown = [self._root / "ports" / str(number) / "subsystems" / nqn for number in ports]
+        if link.is_symlink():
+            for path in shown:
+                self._unlink(path)
+            self._unlink(link)
+        if subsystem.is_dir():
+            for path in shown:
+                self._link(path, subsystem)
         if not any(host in self.hosts(other) for other in self._names("subsystems")):
             self._remove(self._root / "hosts" / host)
 

@@ -27,6 +27,7 @@ from csi.framework.backend import (
 from csi.framework.backends.spdk import placement
 from csi.framework.backends.spdk.calls import Target
 from csi.framework.backends.spdk.config import SpdkConfig, SpdkParameters
+from csi.framework.backends.spdk.groups import Groups, whole
 from csi.framework.backends.spdk.making import Maker
 from csi.framework.backends.spdk.store import Store
 from csi.framework.backends.spdk.upkeep import Upkeep
@@ -44,6 +45,7 @@ class SpdkBackend:
         self.name = name
         self._store = Store(name, config)
         self._maker = Maker(self._store)
+        self._groups = Groups(self._store)
         self._upkeep = Upkeep(self._store)
         self._tasks: set[asyncio.Task[None]] = set()
         self._callbacks: list[Callable[[], Awaitable[None]]] = []
@@ -209,31 +211,25 @@ class SpdkBackend:
 
     # --- snapshots --------------------------------------------------------------------------------------------------
 
-    async def snapshot(self, token: str, source_key: str, *, group_token: str = "") -> Snapshot:
+    async def snapshot(self, token: str, source_key: str) -> Snapshot:
         place = names.volume_place(source_key)
-        async with self._store.locks.hold(f"snapshot {group_token or token}"):
-            wanted = group_token or token
+        async with self._store.locks.hold(f"snapshot {token}"):
             for present in await self.snapshots():
-                name = names.parse_snapshot(present.key.partition(".")[2])
-                if name is None or name.token != wanted or name.in_group != bool(group_token):
+                name = names.parse_snapshot(names.snapshot_place(present.key).lvol)
+                if name is None or name.token != token or name.members:
                     continue
                 if present.source_key == source_key:
                     return present
-                if not group_token:
-                    raise AlreadyExists(
-                        f"the snapshot exists, but of volume {self._store.id(present.source_key)} and not of "
-                        f"{self._store.id(source_key)}: choose another name"
-                    )
+                raise AlreadyExists(
+                    f"the snapshot exists, but of volume {self._store.id(present.source_key)} and not of "
+                    f"{self._store.id(source_key)}: choose another name"
+                )
             async with self._store.locks.hold(place.lvol):
                 pool, bdev, _ = await self._store.look(source_key)
-                name = names.SnapshotName(
-                    token=wanted, created=int(time.time()), source=place.lvol, in_group=bool(group_token)
-                )
-                while await pool.find(str(name)) is not None:
-                    # One of the same name, deleted within this second, still lives hidden below its clones.
-                    name = msgspec.structs.replace(name, created=name.created + 1)
-                await pool.snapshot(place.lvol, str(name))
-                return self._store.snapshot_record(pool, str(name), bdev.size)
+                name = names.SnapshotName(token=token, created=int(time.time()), source=place.lvol)
+                lvol = str(await pool.unused(name))
+                await pool.snapshot(place.lvol, lvol)
+                return self._store.snapshot_record(pool, lvol, bdev.size)
 
     async def delete_snapshot(self, key: str) -> None:
         try:
@@ -241,8 +237,17 @@ class SpdkBackend:
             pool = self._store.pool(place.pool)
         except NotFound:
             return
+        name = names.parse_snapshot(place.lvol)
+        if name is not None and name.members:
+            raise InvalidArgument(f"snapshot {self._store.id(key)} belongs to a group snapshot: delete that")
         async with self._store.locks.hold(place.lvol):
             await pool.discard_snapshot(place.lvol)
+
+    async def snapshot_group(self, token: str, source_keys: Sequence[str]) -> Sequence[Snapshot]:
+        return await self._groups.take(token, source_keys)
+
+    async def delete_group(self, key: str) -> None:
+        await self._groups.delete(key)
 
     async def snapshots(self) -> Sequence[Snapshot]:
         found: list[Snapshot] = []
@@ -253,7 +258,7 @@ class SpdkBackend:
                 for lvol, bdev in bdevs.items()
                 if names.SNAPSHOT.fullmatch(lvol) and names.discarded(lvol) not in bdevs
             )
-        return sorted(found, key=lambda snapshot: snapshot.key)
+        return sorted(whole(found), key=lambda snapshot: snapshot.key)
 
     # --- the storage as a whole -------------------------------------------------------------------------------------
 

@@ -81,6 +81,21 @@ class Exports:
         if failed:
             raise translate(failed[0], f"export volume {volume} as {nqn}") from failed[0]
 
+    async def silence(self, subsystem: Subsystem) -> None:
+        """Cuts every host's connections, until `ensure` brings the listeners back; who is let in stays so."""
+        for address in subsystem.listen_addresses:
+            listener = {
+                "trtype": address.trtype,
+                "adrfam": address.adrfam,
+                "traddr": address.traddr,
+                "trsvcid": address.trsvcid,
+            }
+            await self._target.do(
+                f"interrupt {subsystem.nqn}",
+                "nvmf_subsystem_remove_listener",
+                {"nqn": subsystem.nqn, "listen_address": listener},
+            )
+
     async def remove(self, nqn: str) -> None:
         try:
             await self._target.ask(bool, "nvmf_delete_subsystem", {"nqn": nqn})

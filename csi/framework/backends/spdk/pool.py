@@ -77,6 +77,12 @@ class Pool:
             f"snapshot {lvol}", "bdev_lvol_snapshot", {"lvol_name": self.bdev_name(lvol), "snapshot_name": name}
         )
 
+    async def unused(self, name: names.SnapshotName) -> names.SnapshotName:
+        """One of the same name, deleted within this second, may still live hidden below its clones."""
+        while await self.find(str(name)) is not None:
+            name = name.later()
+        return name
+
     async def clone(self, snapshot: str, name: str) -> None:
         await self._make(
             f"clone {snapshot}", "bdev_lvol_clone", {"snapshot_name": self.bdev_name(snapshot), "clone_name": name}

@@ -81,7 +81,7 @@ class Store:
             source_key=names.Place(pool.name, name.source).key,
             size=size,
             created=name.created,
-            group=f"g{name.token}" if name.in_group else "",
+            group=f"g{name.token}" if name.members else "",
         )
 
     async def look(self, key: str) -> tuple[Pool, Bdev, Subsystem | None]:

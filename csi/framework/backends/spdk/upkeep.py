@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from csi.errors import NotFound
 from csi.framework import naming as names
-from csi.framework.backend import Finding, HostKeys, Qos
+from csi.framework.backend import Finding, HostKeys, Qos, Snapshot
+from csi.framework.backends.spdk.groups import whole
 from csi.framework.backends.spdk.store import Store
 from csi.identity import subsystem_nqn, volume_of_nqn
 
@@ -32,6 +33,7 @@ class Upkeep:
 
     async def garbage(self) -> Sequence[Finding]:
         found: list[Finding] = []
+        seen: list[Snapshot] = []
         for pool in self._store.pools.values():
             bdevs, subsystems = await asyncio.gather(pool.all(), self._store.exports_of(pool).all())
             for nqn in subsystems:
@@ -42,6 +44,8 @@ class Upkeep:
                 if owner == pool.name and lvol not in bdevs:
                     reason = "its volume does not exist"
                     found.append(Finding(kind="subsystem", name=nqn, reason=reason, volume_key=volume.key))
+            shown = (lvol for lvol in bdevs if names.SNAPSHOT.fullmatch(lvol) and names.discarded(lvol) not in bdevs)
+            seen += [self._store.snapshot_record(pool, lvol, 0) for lvol in shown]
             marks = {names.discarded(lvol) for lvol in bdevs if names.SNAPSHOT.fullmatch(lvol)}
             for lvol, bdev in bdevs.items():
                 key = names.Place(pool.name, lvol).key
@@ -52,6 +56,9 @@ class Upkeep:
                     found.append(Finding(kind="unfinished", name=key, reason="the snapshot that it marks is gone"))
                 elif hidden and len(bdev.lvol.clones) <= 1:
                     found.append(Finding(kind="snapshot", name=key, reason="hidden, and nothing needs it"))
+        complete = set(whole(seen))
+        reason = "others of its group snapshot are missing"
+        found += [Finding(kind="unfinished", name=each.key, reason=reason) for each in seen if each not in complete]
         return found
 
     async def remove(self, finding: Finding) -> None:
@@ -68,8 +75,12 @@ class Upkeep:
         if finding.kind == "snapshot":
             await pool.sweep(lvol)
         elif finding.kind == "unfinished":
-            async with self._store.locks.hold(f"v{lvol[1:]}"):
-                await pool.delete(lvol)
+            name = names.parse_snapshot(lvol)
+            async with self._store.locks.hold(f"group {name.token}" if name is not None else f"v{lvol[1:]}"):
+                if name is None:
+                    await pool.delete(lvol)
+                elif finding in await self.garbage():
+                    await pool.discard_snapshot(lvol)
 
     async def _restore(self, key: str, hosts: Mapping[str, HostKeys], qos: Qos | None) -> None:
         place = names.volume_place(key)
