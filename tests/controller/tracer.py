@@ -17,7 +17,7 @@ from foundation.ovsdb import operations as op
 from lab import processes
 from lab.network import Central
 
-FIRST_PACKETS = 4000
+FIRST_PACKETS = 20000
 """How often ovn-trace shall take a packet for the first of its connection: it counts over all traces of its life."""
 
 
@@ -122,13 +122,13 @@ class Tracer:
             assert answer["error"] is None, answer["error"]
             return str(answer["result"])
 
-    async def traces(self, flows: list[str]) -> list[str]:
-        """The minimal trace of each microflow, as for the first packet of a connection."""
+    async def traces(self, flows: list[str], *, detail: str = "--minimal") -> list[str]:
+        """The trace of each microflow, as for the first packet of a connection; `detail` as ovn-trace's option."""
         results = []
         for start in range(0, len(flows), 50):
             part = flows[start : start + 50]
             for flow in part:
-                self._send("trace", "--minimal", flow)
+                self._send("trace", detail, flow)
             results += [await self._answer() for _ in part]
         assert not any("use --ct to customize" in each for each in results), "more lookups than FIRST_PACKETS"
         return results
