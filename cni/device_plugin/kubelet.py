@@ -55,7 +55,7 @@ class _Identity:
 class Patience:
     """How long each step of a registration may take, in seconds.
 
-    `register`: kubelet dials back before it answers, for ten seconds at most. `dial_back`: after its answer kubelet opens
+    `register`: kubelet dials back before it answers, for ten seconds at most. `dial_back`: after its answer it opens
     a stream to us; one that did not has given us up.
     """
 

@@ -7,7 +7,6 @@ whose link is representor N's ifindex is VF N, whatever its name.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import dataclasses
 import logging
 import os
@@ -18,13 +17,11 @@ from typing import Any
 
 from pyroute2 import IPRoute
 
+from foundation import netns as network_namespaces
 from lab.hardware import plan
 from lab.hardware.sysfs import SysfsTree
 
 log = logging.getLogger(__name__)
-
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +38,7 @@ class LinkChange:
 def _enter(netns: Path) -> None:
     descriptor = os.open(netns, os.O_RDONLY)
     try:
-        if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"cannot enter network namespace {netns}: {os.strerror(number)}")
+        network_namespaces.enter(descriptor, path=str(netns))
     finally:
         os.close(descriptor)
 
