@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import selectors
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -171,3 +171,11 @@ class Service:
 @pytest.fixture
 def service() -> Service:
     return Service()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Reports travel between processes as UTF-8, which some of the odd texts logged here are not."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
