@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from cni.link.service import LinkService, error_table
+from cni.node import health_checks, management_port
 from cni.node.adding import Adding, Limits
 from cni.node.attachments import AttachmentStore
 from cni.node.config import CniNodeConfig
@@ -12,12 +13,14 @@ from cni.node.container import ContainerSide
 from cni.node.dpus import ANNOTATION, HOST_LABEL, Dpus, server_name
 from cni.node.errors import CniNodeError
 from cni.node.hardware_offload import HardwareOffload
+from cni.node.health_checks import HealthChecks
 from cni.node.heaps import give_back, limit_heaps
 from cni.node.host_pods import HostPods
 from cni.node.keeper import Keeper
 from cni.node.keyed_locks import KeyedLocks
 from cni.node.link_events import LinkEvents
 from cni.node.link_messages import to_message
+from cni.node.management_port import ManagementPort
 from cni.node.modes import MODES
 from cni.node.netns import NetworkNamespace, node_namespace
 from cni.node.offload_figures import ANNOTATION as OFFLOAD_ANNOTATION
@@ -25,6 +28,7 @@ from cni.node.offload_figures import OffloadFigures
 from cni.node.offload_page import PATH, OffloadPage
 from cni.node.ovn_controller import OvnController
 from cni.node.ovs_side import LocalOvsSide, OvsSide
+from cni.node.own_node import OwnNode
 from cni.node.own_pods import OwnPods
 from cni.node.pods import Pods
 from cni.node.remote_side import RemoteOvsSide
@@ -125,6 +129,7 @@ class _Assembly:
         if local is not None and switch is not None:
             offload = self._keep_offload(node, client, switch, local)
         daemon.endpoint.serve(PATH, OffloadPage(config.node_name, self._store, ovs, offload))
+        self._follow_node(node, client, events, switch, ovs)
         if host is not None:
             await self._serve_host(host, client, switch)
         server = CniServer(own, keeper.add_all)
@@ -159,6 +164,26 @@ class _Assembly:
             vswitchd=self._vswitchd,
             flows=SwitchFlows(switch, self._vswitchd, lambda name: self._sysfs.switch_port(name)[0]),
         )
+
+    def _follow_node(
+        self, node: NetworkNamespace, client: KubeClient, events: LinkEvents, switch: Switch | None, ovs: OvsSide
+    ) -> None:
+        """Does what the Node's annotations ask of the machine itself."""
+        daemon, own = self._daemon, OwnNode(client, self._config.node_name)
+        if switch is not None and self._config.management_port:
+            port = ManagementPort(
+                switch,
+                node,
+                name=self._config.management_port,
+                changed=lambda problem: daemon.health.set("management port", not problem, problem),
+            )
+            own.follow(management_port.ANNOTATION, port.want)
+            events.subscribe(port.note, on_loss=lambda: None)
+            daemon.spawn(port.run(), name="management port")
+        checks = HealthChecks(node, problem=ovs.problem)
+        own.follow(health_checks.ANNOTATION, checks.want)
+        daemon.spawn(checks.run(), name="health checks")
+        daemon.spawn(own.run(), name="own node")
 
     def _keep_offload(
         self, node: NetworkNamespace, client: KubeClient, switch: Switch, local: LocalOvsSide

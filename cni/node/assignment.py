@@ -20,6 +20,7 @@ class Assignment(msgspec.Struct, frozen=True):
     """One network of one pod: `ips` with prefix length, `mac` lower case, `mtu` in bytes (0: leave).
 
     `port` is the logical switch port where that is not a function of the names: a VM's port outlives its pods.
+    `dhcp`: the addresses are those of a guest behind the pod's interface, which asks for them itself.
     """
 
     ips: tuple[str, ...] = ()
@@ -28,6 +29,11 @@ class Assignment(msgspec.Struct, frozen=True):
     routes: tuple[AssignedRoute, ...] = ()
     mtu: int = 0
     port: str = ""
+    dhcp: bool = False
+
+    def of_interface(self) -> "Assignment":
+        """What the pod's own interface gets of it: none of the addresses of a guest behind it."""
+        return msgspec.structs.replace(self, ips=(), gateways=(), routes=()) if self.dhcp else self
 
     def all_routes(self) -> tuple[AssignedRoute, ...]:
         """The routes with each gateway's default route, unless the routes name a default of that family themselves."""
@@ -53,6 +59,16 @@ def parse(annotations: Mapping[str, str] | None, network: str) -> Assignment | N
             _check(assignment)
     except (msgspec.MsgspecError, ValueError) as error:
         raise BadConfiguration(f"the pod's annotation {ANNOTATION} is malformed: {error}") from None
+    return assignment
+
+
+def parse_one(text: str, *, where: str) -> Assignment:
+    """An assignment that stands alone. Raises BadConfiguration; `where` says of which text."""
+    try:
+        assignment = msgspec.json.decode(text, type=Assignment)
+        _check(assignment)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise BadConfiguration(f"{where} is malformed: {error}") from None
     return assignment
 
 

@@ -81,6 +81,8 @@ class CniNodeConfig(DaemonConfig, frozen=True, kw_only=True):
     """Control socket of ovs-vswitchd is here."""
     ovn_run_dir: str = "/var/run/ovn"
     """Control socket of ovn-controller is here."""
+    management_port: Annotated[str, msgspec.Meta(max_length=15)] = "dpo-mgmt"
+    """Internal port of the bridge by which the node reaches its pods; empty: none is made."""
     link: LinkConfig = LinkConfig()
     """The way between a host and its DPU."""
     offload: OffloadConfig = OffloadConfig()

@@ -160,7 +160,8 @@ class ContainerSide:
             link = links.find(netlink, name=attachment.ifname)
             if link is None:
                 raise LinkFailed(f"interface {attachment.ifname} vanished as soon as it was made; did the sandbox end?")
-            return links.configure(netlink, link, assignment, alias=alias, finish_checksums=self._userspace())
+            own = assignment.of_interface()
+            return links.configure(netlink, link, own, alias=alias, finish_checksums=self._userspace())
 
         def marked(netlink: IPRoute) -> Link:
             end = links.find(netlink, name=attachment.link)
@@ -209,7 +210,7 @@ class ContainerSide:
             link = _ours(netlink, attachment, attachment.ifname)
             if link is None:
                 return None
-            return links.configure(netlink, link, assignment, alias=alias, finish_checksums=False)
+            return links.configure(netlink, link, assignment.of_interface(), alias=alias, finish_checksums=False)
 
         namespace.warm()
         if attachment.original.admin_mac:
@@ -335,6 +336,10 @@ def _free_name(netlink: IPRoute, link: Link, wanted: str) -> str:
 
 
 def _compare(netlink: IPRoute, attachment: Attachment) -> str:
+    if attachment.assignment.dhcp:
+        # KubeVirt gives it another name and MAC, and puts it on a bridge.
+        found = _ours(netlink, attachment, attachment.ifname)
+        return "" if found is not None else f"the pod has no interface {attachment.ifname}"
     link = links.find(netlink, name=attachment.ifname)
     if link is None:
         return f"the pod has no interface {attachment.ifname}"

@@ -233,6 +233,20 @@ def _add_route(netlink: IPRoute, link: Link, route: AssignedRoute, networks: lis
         netlink.route("replace", family=family, dst=route.dest, oif=link.index, **options)
 
 
+def remove_others(netlink: IPRoute, link: Link, assignment: Assignment) -> None:
+    """Takes addresses and routes over gateways off a link that `assignment` does not name."""
+    wanted = {(route.dest, route.next_hop) for route in assignment.all_routes()}
+    for dest, gateway in routes(netlink, link.index):
+        if gateway and (dest, gateway) not in wanted:
+            family = socket.AF_INET6 if ":" in dest else socket.AF_INET
+            with refusing(f"remove route {dest} over {link.name}"):
+                netlink.route("del", family=family, dst=dest, gateway=gateway, oif=link.index)
+    for address in addresses(netlink, link.index) - set(assignment.ips):
+        interface = ipaddress.ip_interface(address)
+        with refusing(f"take the address {address} off {link.name}"):
+            netlink.addr("del", index=link.index, address=str(interface.ip), prefixlen=interface.network.prefixlen)
+
+
 def addresses(netlink: IPRoute, index: int) -> set[str]:
     """Addresses in prefix form, without link-local ones."""
     found = set()

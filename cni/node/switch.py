@@ -17,9 +17,10 @@ from foundation.ovsdb import operations as op
 from foundation.ovsdb.values import NamedUuid
 
 OWNER = "dpu-offload/attachment"
+INTERNAL = "dpu-offload/internal"
 _INSTALLED = "ovn-installed"
 _TABLES = {
-    "Interface": ["name", "external_ids", "ofport", "error", "ingress_policing_rate", "ingress_policing_burst"],
+    "Interface": ["name", "external_ids", "mac", "ofport", "error", "ingress_policing_rate", "ingress_policing_burst"],
     "Port": ["name", "interfaces", "external_ids", "qos"],
     "Bridge": ["name", "ports", "datapath_type"],
     "QoS": ["type", "queues", "other_config", "external_ids"],
@@ -207,6 +208,44 @@ class Switch:
             ) from None
         if row["error"]:
             raise SwitchFailed(f"OVS cannot use {port.link}", details=str(row["error"]))
+
+    async def plug_internal(self, name: str, *, port: str, mac: str) -> None:
+        """Makes an internal port of the bridge for logical port `port`, or corrects it.
+
+        Raises SwitchFailed when the name is another's; TryLater when OVS is away.
+        """
+        if problem := self.problem():
+            raise TryLater(f"{problem}; try again when it is back")
+        bridge = self._bridge()
+        assert bridge is not None
+        present = self._by_name.one(name)
+        columns = {"type": "internal", "mac": mac or None}
+        ids = {"iface-id": port, INTERNAL: "true"}
+        if present is not None:
+            if INTERNAL not in present["external_ids"]:
+                raise SwitchFailed(
+                    f"OVS has an interface {name} that is not cni-node's; remove it, or set another name"
+                )
+            if any(present["external_ids"].get(key) != value for key, value in ids.items()) or present["mac"] != mac:
+                ids = {**present["external_ids"], **ids}
+                await self._transact(op.update("Interface", present.uuid, {"external_ids": ids, **columns}))
+            return
+        interface, holder = fresh_name(), fresh_name()
+        await self._transact(
+            op.insert("Interface", {"name": name, "external_ids": ids, **columns}, uuid_name=interface),
+            op.insert(
+                "Port", {"name": name, "interfaces": interface, "external_ids": {INTERNAL: "true"}}, uuid_name=holder
+            ),
+            op.mutate("Bridge", bridge.uuid, [("ports", "insert", holder)]),
+        )
+
+    async def remove_internal(self, name: str) -> None:
+        """Succeeds when there is none of ours. Raises TryLater when OVS is away."""
+        if not self.session.connected.is_set():
+            raise TryLater(f"OVS does not answer: {self.session.last_error}")
+        present = self._by_name.one(name)
+        if present is not None and INTERNAL in present["external_ids"]:
+            await self._remove([present])
 
     async def unplug(self, attachment: str) -> bool:
         """Takes an attachment's ports off; False when there were none. Raises TryLater when OVS is away."""
