@@ -1,94 +1,64 @@
-"""dpuctl: what the suite does on this cluster, for an operator's shell. Read-only.
+"""dpuctl, also `kubectl dpu`: what the suite does on this cluster, for an operator's shell.
 
-Exit codes: 0 all is well, 1 something is not (it is shown), 2 wrong usage, 3 the cluster could not be read.
+Read-only, but for `gc --yes`. Needs a kubeconfig; what only a machine knows it asks of daemons on this machine and,
+through kubectl exec, of those in the cluster.
+
+Exit codes: 0 all is well, 1 something is not (it is shown), 2 wrong usage, 3 the cluster could not be read,
+130 interrupted.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import importlib
+from typing import Final
 
 import click
 
-if TYPE_CHECKING:
-    from dpuctl.cluster import Cluster, Row
+# Command: its module, and what the list of commands says of it.
+_COMMANDS: Final = {
+    "status": ("tables", "Nodes, pairs of host and DPU, what is wrong with them."),
+    "pods": ("tables", "Pods with their addresses, functions, representors."),
+    "volumes": ("tables", "Volumes with node, DPU, function, target, paths."),
+    "trace": ("traffic", "May one pod talk to another? OVN's verdict in words."),
+    "offload": ("traffic", "What the card carries of a pod's traffic, and why not all."),
+    "doctor": ("diagnosis", "Check the whole installation; each finding has its cure."),
+    "gc": ("diagnosis", "Show what belongs to nothing; remove it with --yes."),
+    "events": ("happening", "What the suite's daemons say, once or with -w."),
+    "bundle": ("packing", "Write a support archive without secrets."),
+    "inspect": ("inspecting", "What this machine shows, as JSON (for the others)."),
+    "completion": ("completing", "Print a shell's completion script."),
+}
 
-NOT_WELL = 1
-UNREADABLE = 3
+
+class _OnDemand(click.Group):
+    """Loads a command's module when it is run: completion and --help must not wait for gRPC and an HTTP client."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        known = _COMMANDS.get(cmd_name)
+        if known is None:
+            return None
+        found = getattr(importlib.import_module(f"dpuctl.commands.{known[0]}"), cmd_name)
+        return found if isinstance(found, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
 
 
-@click.group(help=__doc__)
+@click.command(cls=_OnDemand, help=__doc__)
 @click.option("--kubeconfig", default="", help="Kubeconfig file; default: $KUBECONFIG, or in-cluster.")
 @click.option("--context", "kube_context", default="", help="Context of the kubeconfig.")
-@click.option("-o", "output", type=click.Choice(["table", "json"]), default="table", help="Output format.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="Output format.")
+@click.version_option(package_name="dpu-offload")
 @click.pass_context
 def main(context: click.Context, /, kubeconfig: str, kube_context: str, output: str) -> None:
     """The command's entry point."""
-    context.obj = {"kubeconfig": kubeconfig, "context": kube_context, "output": output}
+    from dpuctl.commands.shared import Options
 
-
-@main.command()
-@click.pass_obj
-def status(options: dict[str, str]) -> None:
-    """Nodes with their modes, pairs of host and DPU, readiness, functions in use."""
-    _show(options, lambda cluster: cluster.nodes())
-
-
-@main.command()
-@click.option("-n", "--namespace", default="", help="Only this namespace.")
-@click.pass_obj
-def pods(options: dict[str, str], namespace: str) -> None:
-    """Pods with the addresses the suite gave them."""
-    _show(options, lambda cluster: cluster.pods(namespace))
-
-
-@main.command()
-@click.pass_obj
-def volumes(options: dict[str, str]) -> None:
-    """Volumes with the node, DPU and function they are attached to."""
-    _show(options, lambda cluster: cluster.volumes())
-
-
-def _show(options: dict[str, str], read: Callable[[Cluster], Awaitable[Sequence[Row]]]) -> None:
-    rows = asyncio.run(_read(options, read))
-    if options["output"] == "json":
-        click.echo(json.dumps([row.fields for row in rows], indent=1))
-    else:
-        click.echo(_table(rows))
-    sys.exit(0 if all(row.well for row in rows) else NOT_WELL)
-
-
-async def _read(options: dict[str, str], read: Callable[[Cluster], Awaitable[Sequence[Row]]]) -> Sequence[Row]:
-    # Imported here: shell completion and --help must not wait for an HTTP client.
-    from dpuctl.cluster import Cluster, Unreadable
-
-    try:
-        async with Cluster.open(options["kubeconfig"], options["context"]) as cluster:
-            return await read(cluster)
-    except Unreadable as error:
-        click.echo(f"dpuctl: {error}", err=True)
-        sys.exit(UNREADABLE)
-
-
-def _table(rows: Sequence[Row]) -> str:
-    if not rows:
-        return "nothing found"
-    headings = list(rows[0].fields)
-    cells = [[_cell(row.fields[heading]) for heading in headings] for row in rows]
-    widths = [max(len(line[column]) for line in [headings, *cells]) for column in range(len(headings))]
-    lines = [[heading.upper() for heading in headings], *cells]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(str, value)) or "-"
-    return "-" if value in (None, "") else str(value)
+    context.obj = Options(kubeconfig=kubeconfig, context=kube_context, output=output)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""dpuctl's commands, one subject a module."""

@@ -1,0 +1,1 @@
+"""What one machine shows of the suite: its daemons, switch, card, disks, certificates."""
