@@ -14,6 +14,7 @@ from cni.node.device_info import write_device_info
 from cni.node.devices import Device, resolve
 from cni.node.errors import BadConfiguration, BadEnvironment, DeviceInUse, InterfaceTaken, UnknownContainer
 from cni.node.finishing import to_the_end, together
+from cni.node.held_devices import HeldDevices
 from cni.node.netns import NetworkNamespace, opened
 from cni.node.ovs_side import OvsSide
 from cni.node.pods import Pods
@@ -55,6 +56,7 @@ class Adding:
         removing: Removing,
         node_inode: int,
         limits: Limits,
+        held: HeldDevices,
     ) -> None:
         self._store = store
         self._pods = pods
@@ -64,6 +66,7 @@ class Adding:
         self._removing = removing
         self._node_inode = node_inode
         self._limits = limits
+        self._held = held
         self._reserved: dict[str, str] = {}
 
     async def add(self, call: Call, *, identity: str, fingerprint: str, turn: Turn) -> dict[str, Any]:
@@ -81,8 +84,11 @@ class Adding:
             if namespace.inode == self._node_inode:
                 raise BadEnvironment(f"CNI_NETNS {call.netns} is the node's own network namespace, not a pod's")
             namespace.warm()
-            device = await asyncio.to_thread(resolve, self._sysfs, call.device_id) if call.device_id else None
             turn.reached("the device")
+            device_id = call.device_id or await self._held.choose(
+                call, required=self._ovs.needs_function, deadline=self._limits.assignment
+            )
+            device = await asyncio.to_thread(resolve, self._sysfs, device_id) if device_id else None
             await self._reserve(call, identity, device)
             try:
                 turn.reached("the pod's addresses")

@@ -10,11 +10,13 @@ from cni.node.adding import Adding, Limits
 from cni.node.attachments import AttachmentStore
 from cni.node.config import CniNodeConfig
 from cni.node.container import ContainerSide
+from cni.node.devices import usable
 from cni.node.dpus import ANNOTATION, HOST_LABEL, Dpus, server_name
 from cni.node.errors import CniNodeError
 from cni.node.hardware_offload import HardwareOffload
 from cni.node.health_checks import HealthChecks
 from cni.node.heaps import give_back, limit_heaps
+from cni.node.held_devices import HeldDevices
 from cni.node.host_pods import HostPods
 from cni.node.keeper import Keeper
 from cni.node.keyed_locks import KeyedLocks
@@ -105,6 +107,13 @@ class _Assembly:
             removing=removing,
             node_inode=node.inode,
             limits=Limits(assignment=config.assignment_seconds, flows=config.flows_seconds),
+            held=HeldDevices(
+                pods,
+                socket=Path(config.pod_resources.socket),
+                resource=config.pod_resources.resource,
+                usable=lambda device: usable(self._sysfs, device),
+                taken=lambda device: self._store.using(device) is not None,
+            ),
         )
         own = OwnPods(
             store=self._store,

@@ -52,6 +52,16 @@ class OffloadConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Beat at which the switch's flows are counted for the metrics and the Node's annotation; 0: never."""
 
 
+class PodResourcesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What kubelet knows of pods' devices, asked where a network configuration has no deviceID."""
+
+    socket: str = "/var/lib/kubelet/pod-resources/kubelet.sock"
+    """Kubelet's pod resources API."""
+    resource: str = ""
+    """Resource, such as dpu-offload.io/vf, whose device the default network takes; empty: on a host with a DPU any
+    function that the pod has alone, elsewhere none."""
+
+
 class CniNodeConfig(DaemonConfig, frozen=True, kw_only=True):
     """cni-node attaches the pods of one machine; on a DPU those of its host too."""
 
@@ -85,6 +95,8 @@ class CniNodeConfig(DaemonConfig, frozen=True, kw_only=True):
     """Internal port of the bridge by which the node reaches its pods; empty: none is made."""
     link: LinkConfig = LinkConfig()
     """The way between a host and its DPU."""
+    pod_resources: PodResourcesConfig = PodResourcesConfig()
+    """What kubelet knows of pods' devices."""
     offload: OffloadConfig = OffloadConfig()
     """Flows in hardware."""
     assignment_seconds: Seconds = 30.0

@@ -32,6 +32,15 @@ def resolve(sysfs: Sysfs, device_id: str) -> Device:
         ) from error
 
 
+def usable(sysfs: Sysfs, device_id: str) -> bool:
+    """Whether a deviceID means a function of this machine that a pod can have."""
+    try:
+        resolve(sysfs, device_id)
+    except BadConfiguration:
+        return False
+    return True
+
+
 def _virtual(sysfs: Sysfs, device_id: str) -> Device:
     found = sysfs.function(device_id, vpd=False)
     if not found.is_vf:

@@ -1,7 +1,6 @@
 """Network namespaces with a thread of their own for work inside: never a forked child, never a thread of the pool."""
 
 import asyncio
-import ctypes
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -12,12 +11,11 @@ from typing import TypeVar
 from pyroute2 import IPRoute
 
 from cni.node.errors import InputFailed, UnknownContainer
+from foundation.netns import CLONE_NEWNET, enter
 
 T = TypeVar("T")
 
-_CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class NetworkNamespace:
@@ -72,9 +70,7 @@ class NetworkNamespace:
         return self._executor
 
     def _enter(self) -> None:
-        if _libc.setns(self.fd, _CLONE_NEWNET) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"cannot enter network namespace {self.path}: {os.strerror(number)}")
+        enter(self.fd, path=self.path)
         self._netlink = IPRoute()
 
     def _leave(self) -> None:
@@ -115,6 +111,6 @@ def node_namespace(path: str) -> NetworkNamespace:
 
 def _is_netns(fd: int) -> bool:
     try:
-        return fcntl.ioctl(fd, _NS_GET_NSTYPE) == _CLONE_NEWNET
+        return fcntl.ioctl(fd, _NS_GET_NSTYPE) == CLONE_NEWNET
     except OSError:
         return False

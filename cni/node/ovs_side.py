@@ -31,6 +31,9 @@ Reached = Callable[[str, str], None]
 class OvsSide(Protocol):
     """Whoever does the OVS side: this machine, or the DPU over the link."""
 
+    needs_function: bool
+    """Whether it plugs nothing but a card's functions."""
+
     def problem(self) -> str:
         """Why nothing can be plugged now; "" when it can."""
         ...
@@ -64,6 +67,8 @@ class OvsSide(Protocol):
 
 
 class LocalOvsSide:
+    needs_function = False
+
     def __init__(
         self,
         switch: Switch,

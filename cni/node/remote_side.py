@@ -24,6 +24,8 @@ _STAGES = {
 class RemoteOvsSide:
     """`clients` are the links by DPU node name, as they come and go. `functions`: {DPU: its PFs on this host}."""
 
+    needs_function = True
+
     def __init__(
         self,
         clients: Mapping[str, LinkClient],
@@ -47,10 +49,7 @@ class RemoteOvsSide:
         """Node name of the DPU that has the attachment's function; "" when no DPU is known. Raises BadConfiguration."""
         function = attachment.function
         if function is None:
-            raise BadConfiguration(
-                "the network configuration has no deviceID; on a host with a DPU every pod needs a VF: request one as "
-                "a resource of the device plugin, or set deviceID"
-            )
+            raise BadConfiguration(f"{attachment.describe()} has no function, and a DPU plugs nothing else")
         for dpu, addresses in self._functions.items():
             if function.pf_address in addresses:
                 return dpu
@@ -87,6 +86,9 @@ class RemoteOvsSide:
             raise TryLater(f"{away}; the pod is tried again") from away
 
     async def unplug(self, attachment: Attachment) -> None:
+        if attachment.function is None:
+            # Of a time when this node had a switch of its own.
+            return
         try:
             client = self._client(attachment)
             await client.unplug(attachment.id, attachment.generation, deadline=self._unplug_seconds)

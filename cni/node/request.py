@@ -181,9 +181,14 @@ def _device(conf: NetworkConfig) -> str:
             f"deviceID is {conf.device_id} in the configuration but {conf.runtime.device_id} in runtimeConfig"
         )
     device = next(iter(given), "")
-    if device and not _PCI.fullmatch(device) and not _SCALABLE.fullmatch(device):
+    if device and not is_device(device):
         raise BadConfiguration(f"deviceID {device!r} is neither a PCI address nor a scalable function's name")
     return device
+
+
+def is_device(text: str) -> bool:
+    """Whether it has the form of a deviceID: a PCI address, or a scalable function's name."""
+    return bool(_PCI.fullmatch(text) or _SCALABLE.fullmatch(text))
 
 
 def _mac(text: str) -> str:

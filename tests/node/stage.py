@@ -213,6 +213,7 @@ class Stage:
             "representor_seconds": 1.0,
             "unplug_seconds": 10.0,
             "offload": {"report_seconds": 1.0},
+            "pod_resources": {"socket": str(self.directory / "pod-resources.sock")},
             "link": {"tls": tls, "accept_seconds": 10.0, "listen": "127.0.0.1:0", "advertise": ""},
         }
         if node != HOST:
@@ -241,6 +242,10 @@ class Stage:
         )
         if wait:
             await self.ready(node)
+
+    async def start_again(self, node: str, **more: Any) -> None:
+        self.stop(node)
+        await self.start(node, **more)
 
     def fault(self, node: str, text: str) -> None:
         """What happens next at a point of a faulty cni-node (tests/node/faulty_node.py); "" is nothing."""
