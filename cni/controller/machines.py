@@ -106,8 +106,9 @@ class Machines:
         if was and was != now:
             known = self._of(was)
             known.pods.pop(key, None)
-            if not known.pods:
+            if not known.pods and known.home:
                 self._on_left(known.home)
+                touched.append(node_owner(known.home))
             touched += self._changed(was, known, None)
         if now and pod is not None:
             known = self._of(now)

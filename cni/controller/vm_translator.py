@@ -66,6 +66,7 @@ class VmTranslator:
             return EMPTY
         machine = machines.get(key)
         work = _Work(self._world, self._cluster, self._rows, machine, placement)
+        before = machines.home(key)
         problem: Refused | None = None
         try:
             work.default()
@@ -73,6 +74,8 @@ class VmTranslator:
         except Refused as found:
             problem = found
         self._look_at_router(machines.home(key))
+        if before not in ("", machines.home(key)):
+            self._touch((node_owner(before),))
         for pod in machines.pods_of(key).values():
             given = {part: each for part, each in work.attachments.items() if part == DEFAULT or part in work.of(pod)}
             if given:

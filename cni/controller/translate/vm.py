@@ -38,10 +38,12 @@ class Names:
 
 
 def chassis(source: str, target: str) -> dict[str, str]:
-    """A port's options: one chassis, or two while the guest moves. An unknown one ("") leaves the other alone."""
-    one = source or target
-    if not target or target == one:
-        return {"requested-chassis": one} if one else {}
+    """A port's options: one chassis, or two while the guest moves. Whoever has the interface binds a port whose own
+    chassis is not known ("")."""
+    if not source:
+        return {}
+    if not target or target == source:
+        return {"requested-chassis": source}
     return {"requested-chassis": f"{source},{target}", "activation-strategy": "rarp"}
 
 

@@ -1,0 +1,397 @@
+"""What a machine keeps: its addresses and MACs, on the default network and beside it, whether it runs or not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from cni.controller.model.annotations import VM_NETWORKS
+from cni.controller.translate.names import vm_owner
+from foundation.ovsdb import Row
+from tests.controller.stage import Northbound, Stage, node, pod
+from tests.kubevirt.conftest import nodes
+from tests.kubevirt.objects import interface, launcher, migration, spec, vm, vmi
+
+
+def network(name: str, **config: str) -> dict[str, Any]:
+    text = json.dumps({"type": "dpu-offload", "name": name, **config})
+    return {"metadata": {"name": name, "namespace": "ns"}, "spec": {"config": text}}
+
+
+LAN = network("lan", topology="layer2", subnets="10.9.0.0/24")
+ROUTED = network("routed", topology="layer3", subnets="10.8.0.0/16/24")
+TWO = spec(interface("default"), interface("blue", "sriov"), networks={"blue": "lan"})
+
+
+def port(stage: Stage, name: str = "ns_vm_m") -> Row:
+    return stage.named("Logical_Switch_Port")[name]
+
+
+def addresses(stage: Stage, name: str = "ns_vm_m") -> str:
+    (text,) = port(stage, name)["addresses"]
+    return str(text)
+
+
+def run(stage: Stage, name: str, *, on: str, template: dict[str, Any] | None = None, **more: Any) -> None:
+    stage.put("vmi", vmi("m", template, on=on))
+    stage.put("pod", launcher("m", name, on=on, **more))
+
+
+def stop(stage: Stage, name: str) -> None:
+    stage.remove("pod", f"ns/{name}")
+    stage.remove("vmi", "ns/m")
+
+
+async def test_a_machine_keeps_its_address_while_it_is_stopped(stage: Stage) -> None:
+    stage.put("vm", vm("m"))
+    run(stage, "a", on="n1")
+    await stage.settle()
+    before = addresses(stage)
+    stop(stage, "a")
+    # Everybody else who comes now gets something else, whatever they ask for.
+    taken = before.split()[1]
+    stage.put("pod", pod("greedy", annotations={"dpu-offload.io/addresses": json.dumps({"ips": [taken]})}))
+    await stage.settle()
+    assert "ns_vm_m" not in stage.named("Logical_Switch_Port")
+    (problem,) = stage.problems.values()
+    assert problem.reason == "AddressConflict"
+    run(stage, "b", on="n2")
+    await stage.settle()
+    assert addresses(stage) == before
+    assert stage.annotations["ns/b"]["default"]["gateways"] == ["10.1.1.1", "fd01:1::1"]
+    assert port(stage)["options"] == {"requested-chassis": "n2"}
+
+
+async def test_it_is_written_on_the_machine_and_survives_the_controller(northbound: Northbound) -> None:
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *nodes("dual"))
+        stage.put("network", LAN)
+        stage.put("vm", vm("m", TWO))
+        run(stage, "a", on="n1", template=TWO, networks="lan")
+        await stage.settle()
+        kept, before = stage.machines["ns/m"], (addresses(stage), addresses(stage, "ns.lan_ns_vm_m"))
+        assert kept == {
+            "default": {"ips": ["10.1.1." + before[0].split()[1].split(".")[3] + "/24", before[0].split()[2] + "/64"]}
+            | {"mac": before[0].split()[0]},
+            "ns/lan": {"ips": [before[1].split()[1] + "/24"], "mac": before[1].split()[0]},
+        }
+    # Another controller, which finds the machine stopped; then others ask first.
+    stopped = vm("m", TWO, **{VM_NETWORKS: json.dumps(kept)})
+    async with Stage(northbound.remote) as stage:
+        stage.put("vm", stopped)
+        stage.put("network", LAN)
+        stage.put("node", *nodes("dual"))
+        others = [pod(f"p{index}", annotations={"k8s.v1.cni.cncf.io/networks": "lan"}) for index in range(40)]
+        stage.put("pod", *others)
+        await stage.settle()
+        run(stage, "b", on="n2", template=TWO, networks="lan")
+        await stage.settle()
+        assert (addresses(stage), addresses(stage, "ns.lan_ns_vm_m")) == before
+        assert not stage.problems
+
+
+async def test_what_was_not_written_yet_is_found_in_the_database(northbound: Northbound) -> None:
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *nodes("dual"))
+        stage.put("vm", vm("m", spec(interface("default", mac="02:00:00:00:00:07"))))
+        run(stage, "a", on="n1", template=spec(interface("default", mac="02:00:00:00:00:07")))
+        await stage.settle()
+        before = addresses(stage)
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *nodes("dual"))
+        stage.put("vm", vm("m"))
+        run(stage, "b", on="n2")
+        await stage.settle()
+        assert addresses(stage) == before
+
+
+async def test_an_instance_without_a_machine_gives_back_what_it_had(stage: Stage) -> None:
+    run(stage, "a", on="n1")
+    await stage.settle()
+    before = addresses(stage).split()[1]
+    assert stage.machines["ns/m"]["default"]["ips"][0].startswith(before)
+    stop(stage, "a")
+    stage.put("pod", pod("next", annotations={"dpu-offload.io/addresses": json.dumps({"ips": [before]})}))
+    await stage.settle()
+    assert addresses(stage, "ns_next").split()[1] == before
+
+
+async def test_deleting_the_machine_frees_its_addresses_when_its_last_pod_has_gone(stage: Stage) -> None:
+    stage.put("vm", vm("m"))
+    run(stage, "a", on="n1")
+    await stage.settle()
+    before = addresses(stage).split()[1]
+    stage.remove("vm", "ns/m")
+    stage.remove("vmi", "ns/m")
+    await stage.settle()
+    assert addresses(stage).split()[1] == before
+    stage.remove("pod", "ns/a")
+    stage.put("pod", pod("next", annotations={"dpu-offload.io/addresses": json.dumps({"ips": [before]})}))
+    await stage.settle()
+    assert not stage.problems
+    assert len(stage.core.world.machines) == 0
+
+
+async def test_the_mac_in_its_spec_is_honoured_and_a_change_of_it_too(stage: Stage) -> None:
+    stage.put("network", LAN)
+    for mac in ("02:00:00:00:00:07", "02:00:00:00:00:08"):
+        template = spec(
+            interface("default", mac=mac), interface("blue", "sriov", mac=f"{mac[:-2]}a0"), networks={"blue": "ns/lan"}
+        )
+        stage.put("vm", vm("m", template))
+        run(stage, "a", on="n1", template=template, networks='[{"name": "lan", "mac": "' + f'{mac[:-2]}a0"' + "}]")
+        await stage.settle()
+        assert addresses(stage).split()[0] == mac
+        assert addresses(stage, "ns.lan_ns_vm_m").split()[0] == f"{mac[:-2]}a0"
+        stop(stage, "a")
+        await stage.settle()
+
+
+async def test_a_mac_that_another_has_is_reported_on_the_machine(stage: Stage) -> None:
+    template = spec(interface("default", mac="02:00:00:00:00:07"))
+    for name in ("m", "twin"):
+        stage.put("vmi", vmi(name, template, on="n1"))
+        stage.put("pod", launcher(name, f"of-{name}", on="n1"))
+        await stage.settle()
+    problem = stage.problems.pop(vm_owner("ns/twin"))
+    assert problem.reason == "AddressConflict"
+    assert "02:00:00:00:00:07" in str(problem)
+    assert "ns/of-twin" not in stage.annotations
+    stage.remove("pod", "ns/of-m")
+    stage.remove("vmi", "ns/m")
+    await stage.settle()
+    assert addresses(stage, "ns_vm_twin").split()[0] == "02:00:00:00:00:07"
+    assert not stage.problems
+
+
+@pytest.mark.parametrize("mac", ["02:00:00:00:00", "01:00:00:00:00:01", "00:00:00:00:00:00", "nonsense"])
+async def test_a_mac_that_cannot_be_is_refused(stage: Stage, mac: str) -> None:
+    run(stage, "a", on="n1", template=spec(interface("default", mac=mac)))
+    await stage.settle()
+    assert stage.problems[vm_owner("ns/m")].reason == "InvalidAddressRequest"
+
+
+async def test_a_claim_keeps_the_address_and_the_spec_the_mac(northbound: Northbound) -> None:
+    mac = "02:00:00:00:00:0a"
+    template = spec(interface("default"), interface("blue", mac=mac), networks={"blue": "lan"})
+    claim: dict[str, Any] = {
+        "metadata": {"name": "m.blue", "namespace": "ns"},
+        "spec": {"network": "lan", "interface": "blue"},
+    }
+    asked = json.dumps([{"name": "lan", "mac": mac, "ipam-claim-reference": "m.blue"}])
+    before = ""
+    for _ in range(2):
+        async with Stage(northbound.remote) as stage:
+            stage.put("node", *nodes("v4"))
+            stage.put("network", LAN)
+            stage.put("ipamclaim", claim)
+            stage.put("vm", vm("m", template))
+            run(stage, "a", on="n1", template=template, networks=asked)
+            await stage.settle()
+            assert not stage.problems
+            before = before or addresses(stage, "ns.lan_ns_vm_m")
+            assert addresses(stage, "ns.lan_ns_vm_m") == before
+            assert before.split()[0] == mac
+            claim["status"] = {"ips": list(stage.claims["ns/m.blue"])} if stage.claims else claim["status"]
+
+
+async def test_another_network_in_the_machines_place_frees_the_old_address(stage: Stage) -> None:
+    other = {"metadata": {"name": "other", "namespace": "ns"}, "spec": LAN["spec"]}
+    stage.put("network", LAN, other)
+    stage.put("vm", vm("m", TWO))
+    run(stage, "a", on="n1", template=TWO, networks="lan")
+    await stage.settle()
+    old = addresses(stage, "ns.lan_ns_vm_m").split()[1]
+    stop(stage, "a")
+    template = spec(interface("default"), interface("blue", "sriov"), networks={"blue": "other"})
+    stage.put("vm", vm("m", template, **{VM_NETWORKS: json.dumps(stage.machines["ns/m"])}))
+    run(stage, "b", on="n1", template=template, networks="other")
+    await stage.settle()
+    assert set(stage.machines["ns/m"]) == {"default", "ns/other"}
+    wanted = json.dumps([{"name": "lan", "ips": [old]}])
+    stage.put("pod", pod("next", annotations={"k8s.v1.cni.cncf.io/networks": wanted}))
+    await stage.settle()
+    assert not stage.problems
+    assert addresses(stage, "ns.lan_ns_next").split()[1] == old
+
+
+async def test_a_new_subnet_gives_a_new_address_at_the_next_start(stage: Stage) -> None:
+    stage.put("network", LAN)
+    stage.put("vm", vm("m", TWO))
+    run(stage, "a", on="n1", template=TWO, networks="lan")
+    await stage.settle()
+    stop(stage, "a")
+    moved = {**LAN, "spec": {"config": LAN["spec"]["config"].replace("10.9.0.0/24", "10.7.0.0/24")}}
+    stage.put("network", moved)
+    run(stage, "b", on="n1", template=TWO, networks="lan")
+    await stage.settle()
+    assert not stage.problems
+    assert addresses(stage, "ns.lan_ns_vm_m").split()[1].startswith("10.7.0.")
+
+
+async def test_an_interface_comes_and_goes_while_the_machine_runs(stage: Stage) -> None:
+    stage.put("network", LAN)
+    stage.put("vm", vm("m"))
+    run(stage, "a", on="n1", created=1)
+    await stage.settle()
+    run(stage, "a", on="n1", template=TWO, networks="lan", created=1)
+    await stage.settle()
+    plugged = addresses(stage, "ns.lan_ns_vm_m")
+    assert stage.annotations["ns/a"]["ns/lan"]["dhcp"] is True
+    assert stage.annotations["ns/a"]["ns/lan"]["port"] == "ns.lan_ns_vm_m"
+    run(stage, "a", on="n1", created=1)
+    await stage.settle()
+    assert "ns.lan_ns_vm_m" not in stage.named("Logical_Switch_Port")
+    assert set(stage.annotations["ns/a"]) == {"default"}
+    run(stage, "a", on="n1", template=TWO, networks="lan", created=1)
+    await stage.settle()
+    assert addresses(stage, "ns.lan_ns_vm_m").split()[0] == plugged.split()[0]
+
+
+async def test_an_interface_that_only_the_target_has_is_plugged_by_the_migration(stage: Stage) -> None:
+    stage.put("network", LAN)
+    run(stage, "a", on="n1", created=1)
+    stage.put("vmi", vmi("m", TWO, on="n1"))
+    stage.put("vmmigration", migration("j1", "m"))
+    stage.put("pod", launcher("m", "b", on="n2", job="j1", networks="lan", created=2))
+    await stage.settle()
+    assert port(stage, "ns.lan_ns_vm_m")["options"]["requested-chassis"] == "n1,n2"
+    assert set(stage.annotations["ns/a"]) == {"default"}
+    assert set(stage.annotations["ns/b"]) == {"default", "ns/lan"}
+
+
+async def test_a_routed_network_keeps_the_address_of_another_node(stage: Stage) -> None:
+    template = spec(interface("default"), interface("blue"), networks={"blue": "routed"})
+    stage.put("network", ROUTED)
+    stage.put("vm", vm("m", template))
+    run(stage, "a", on="n1", template=template, networks="routed")
+    await stage.settle()
+    before, row = addresses(stage, "ns.routed_ns_vm_m"), port(stage, "ns.routed_ns_vm_m").uuid
+    stop(stage, "a")
+    run(stage, "b", on="n2", template=template, networks="routed")
+    await stage.settle()
+    assert addresses(stage, "ns.routed_ns_vm_m") == before
+    row = port(stage, "ns.routed_ns_vm_m").uuid
+    assert row in stage.named("Logical_Switch")["ns.routed_n1"]["ports"]
+    assert port(stage, "ns.routed_ns_vm_m")["options"] == {"requested-chassis": "n2"}
+
+
+async def test_a_home_outlives_its_node_while_guests_run_elsewhere(stage: Stage) -> None:
+    stage.put("vm", vm("m"))
+    run(stage, "a", on="n1")
+    stage.put("vm", vm("stays"))
+    stage.put("vmi", vmi("stays", on="n2"))
+    stage.put("pod", launcher("stays", "s", on="n2"))
+    await stage.settle()
+    before = addresses(stage)
+    stop(stage, "a")
+    run(stage, "b", on="n2")
+    await stage.settle()
+    stage.remove("node", "n1")
+    await stage.settle()
+    assert addresses(stage) == before
+    assert port(stage).uuid in stage.named("Logical_Switch")["n1"]["ports"]
+    assert "router-to-n1" in stage.named("Logical_Router_Port")
+    stop(stage, "b")
+    await stage.settle()
+    assert "n1" not in stage.named("Logical_Switch")
+    # Its subnet is another node's now.
+    stage.put("node", node("n4", "10.1.1.0/24", "fd01:1::/64"))
+    run(stage, "c", on="n2")
+    await stage.settle()
+    assert not stage.problems
+    assert addresses(stage).split()[1].startswith("10.1.2.")
+
+
+async def test_a_launcher_waits_for_its_instance(stage: Stage) -> None:
+    stage.put("pod", launcher("m", "a", on="n1"))
+    await stage.settle()
+    assert stage.problems[vm_owner("ns/m")].reason == "VirtualMachineInstanceMissing"
+    assert "ns/a" not in stage.annotations
+    stage.put("vmi", vmi("m", spec(interface("default", "masquerade")), on="n1"))
+    await stage.settle()
+    assert not stage.problems
+    assert "dhcp" not in stage.annotations["ns/a"]["default"]
+
+
+@pytest.mark.parametrize(
+    ("given", "dhcp"),
+    [
+        (interface("default"), True),
+        (interface("default", "sriov"), True),
+        (interface("default", plugin="l2bridge"), True),
+        (interface("default", "masquerade"), False),
+        (interface("default", "passt"), False),
+        (interface("default", plugin="passt"), False),
+        (interface("default", plugin="slirp"), False),
+        (interface("default", state="absent"), False),
+    ],
+)
+async def test_which_bindings_leave_the_address_to_the_guest(stage: Stage, given: dict[str, Any], dhcp: bool) -> None:
+    run(stage, "a", on="n1", template=spec(given))
+    await stage.settle()
+    assert stage.annotations["ns/a"]["default"].get("dhcp", False) is dhcp
+    assert bool(port(stage)["dhcpv4_options"]) is dhcp
+
+
+async def test_policies_and_selectors_see_the_pod_with_the_guest(stage: Stage) -> None:
+    stage.put("namespace", {"metadata": {"name": "ns"}})
+    policy = {
+        "metadata": {"name": "p", "namespace": "ns"},
+        "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"]},
+    }
+    stage.put("networkpolicy", policy)
+    stage.put("vm", vm("m"))
+    run(stage, "a", on="n1", labels={"app": "db"})
+    await stage.settle()
+    groups = [row for row in stage.rows("Port_Group") if port(stage).uuid in row["ports"]]
+    assert groups
+    stop(stage, "a")
+    run(stage, "b", on="n2", labels={"app": "db"})
+    await stage.settle()
+    uuid = port(stage).uuid
+    assert [row["name"] for row in stage.rows("Port_Group") if uuid in row["ports"]] == [row["name"] for row in groups]
+    # Away from home, the node that runs it may probe it all the same.
+    (probes,) = [row for row in stage.rows("ACL") if 'outport == "ns_vm_m"' in row["match"]]
+    assert "ip4.src == 10.1.2.2" in probes["match"]
+    assert "ip6.src == fd01:2::2" in probes["match"]
+    assert probes.uuid in stage.named("Logical_Switch")["n1"]["acls"]
+
+
+async def test_a_guest_away_from_home_leaves_through_the_gateway_where_it_is(stage: Stage) -> None:
+    gateways = [
+        {
+            **node(f"n{index}", f"10.1.{index}.0/24", ip=f"192.0.2.{index}"),
+            "metadata": {
+                "name": f"n{index}",
+                "uid": f"node-n{index}",
+                "annotations": {
+                    "dpu-offload.io/gateway": json.dumps(
+                        {"ips": [f"192.0.2.1{index}/24"], "nextHops": ["192.0.2.254"], "physicalNetwork": "physnet1"}
+                    )
+                },
+            },
+        }
+        for index in (1, 2)
+    ]
+    stage.put("node", *gateways)
+    stage.put("vm", vm("m"))
+    run(stage, "a", on="n1")
+    await stage.settle()
+    nats = [row for row in stage.rows("NAT") if row["logical_ip"] == addresses(stage).split()[1]]
+    assert nats == []
+    stop(stage, "a")
+    run(stage, "b", on="n2")
+    await stage.settle()
+    (nat,) = [row for row in stage.rows("NAT") if row["logical_ip"] == addresses(stage).split()[1]]
+    assert nat["external_ip"] == "192.0.2.12"
+    assert nat.uuid in stage.named("Logical_Router")["gateway_n2"]["nat"]
+
+
+async def test_bandwidth_follows_the_machine(stage: Stage) -> None:
+    run(stage, "a", on="n1", annotations={"kubernetes.io/ingress-bandwidth": "10M"})
+    await stage.settle()
+    (rule,) = stage.rows("QoS")
+    assert rule["match"] == 'outport == "ns_vm_m"'

@@ -1,0 +1,261 @@
+"""The table of migrations, against a real northbound database: one port a machine, where it is bound, what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from foundation.ovsdb import Row
+from tests.controller.stage import Northbound, Stage
+from tests.kubevirt.conftest import FAMILIES, nodes
+from tests.kubevirt.objects import launcher, migration, vm, vmi
+
+Moment = Callable[[Stage], None]
+BOTH = "n1,n2"
+
+
+@dataclass
+class Story:
+    """Moments one after another, each with where the port must be bound then ("" without a port)."""
+
+    families: str = "dual"
+    moments: list[tuple[Moment, str]] = field(default_factory=list)
+
+
+def put(kind: str, *objects: dict[str, Any]) -> Moment:
+    return lambda stage: stage.put(kind, *objects)
+
+
+def gone(kind: str, *keys: str) -> Moment:
+    return lambda stage: stage.remove(kind, *keys)
+
+
+def all_of(*moments: Moment) -> Moment:
+    def together(stage: Stage) -> None:
+        for each in moments:
+            each(stage)
+
+    return together
+
+
+START = all_of(put("vm", vm("m")), put("vmi", vmi("m", on="n1")), put("pod", launcher("m", "a", on="n1", created=1)))
+STATE = {"migrationUid": "uid-j1", "sourcePod": "a", "targetPod": "b", "targetNode": "n2"}
+
+
+def target(on: str = "n2", **more: Any) -> Moment:
+    return put("pod", launcher("m", "b", on=on, job="j1", created=2, **more))
+
+
+def source(on: str = "n1", **more: Any) -> Moment:
+    return put("pod", launcher("m", "a", on=on, created=1, **more))
+
+
+def state(node: str = "n1", **more: Any) -> Moment:
+    return put("vmi", vmi("m", on=node, migration={**STATE, **more}))
+
+
+BEGIN = all_of(put("vmmigration", migration("j1", "m")), target(), state())
+PRE_COPY = all_of(
+    put("vmmigration", migration("j1", "m", "Succeeded")), target(ready=True), state("n2", completed=True)
+)
+END = all_of(source(phase="Succeeded"), gone("pod", "ns/a"))
+
+STORIES = {
+    "v4 where the machine was born": Story("v4", [(START, "n1")]),
+    "v6 where the machine was born": Story("v6", [(START, "n1")]),
+    "dual stack where the machine was born": Story("dual", [(START, "n1")]),
+    "v4 on a host with a DPU": Story(
+        "v4",
+        [(all_of(put("vmi", vmi("m", on="n3")), put("pod", launcher("m", "a", on="n3", created=1))), "d3")],
+    ),
+    "v6 on a host with a DPU": Story(
+        "v6",
+        [(all_of(put("vmi", vmi("m", on="n3")), put("pod", launcher("m", "a", on="n3", created=1))), "d3")],
+    ),
+    "dual stack on a host with a DPU": Story(
+        "dual",
+        [(all_of(put("vmi", vmi("m", on="n3")), put("pod", launcher("m", "a", on="n3", created=1))), "d3")],
+    ),
+    "pre-copy": Story("dual", [(START, "n1"), (BEGIN, BOTH), (PRE_COPY, "n2"), (END, "n2")]),
+    "pre-copy, the pod's note comes first": Story(
+        "dual", [(START, "n1"), (BEGIN, BOTH), (target(ready=True), "n2"), (PRE_COPY, "n2"), (END, "n2")]
+    ),
+    "pre-copy between nodes that both do not own the address": Story(
+        "dual",
+        [
+            (START, "n1"),
+            (BEGIN, BOTH),
+            (all_of(PRE_COPY, END), "n2"),
+            (
+                all_of(
+                    put("vmmigration", migration("j2", "m")),
+                    put("pod", launcher("m", "c", on="n3", job="j2", created=3)),
+                ),
+                "n2,d3",
+            ),
+            (
+                all_of(
+                    put("vmmigration", migration("j2", "m", "Succeeded")),
+                    put("pod", launcher("m", "b", on="n2", job="j1", ready=True, phase="Succeeded", created=2)),
+                ),
+                "d3",
+            ),
+        ],
+    ),
+    "pre-copy back to the node that owns the address": Story(
+        "dual",
+        [
+            (START, "n1"),
+            (all_of(BEGIN, PRE_COPY, END), "n2"),
+            (
+                all_of(
+                    put("vmmigration", migration("j2", "m")),
+                    put("pod", launcher("m", "c", on="n1", job="j2", created=3)),
+                ),
+                "n2,n1",
+            ),
+            (put("vmi", vmi("m", on="n1", migration={"migrationUid": "uid-j2", "completed": True})), "n1"),
+            (gone("pod", "ns/b"), "n1"),
+        ],
+    ),
+    "pre-copy to a host with a DPU and back": Story(
+        "dual",
+        [
+            (START, "n1"),
+            (all_of(put("vmmigration", migration("j1", "m")), target(on="n3")), "n1,d3"),
+            (all_of(state("n3", completed=True), END), "d3"),
+            (
+                all_of(
+                    put("vmmigration", migration("j2", "m")),
+                    put("pod", launcher("m", "c", on="n1", job="j2", created=3)),
+                ),
+                "d3,n1",
+            ),
+            (
+                all_of(
+                    put("vmmigration", migration("j2", "m", "Succeeded")),
+                    gone("pod", "ns/b"),
+                ),
+                "n1",
+            ),
+        ],
+    ),
+    "post-copy": Story(
+        "dual",
+        [
+            (START, "n1"),
+            (BEGIN, BOTH),
+            (state(mode="PostCopy"), BOTH),
+            (state(mode="PostCopy", targetNodeDomainReadyTimestamp="2026-11-22T03:00:00Z"), "n2"),
+            (all_of(state("n2", mode="PostCopy", completed=True), END), "n2"),
+        ],
+    ),
+    "in progress": Story("dual", [(START, "n1"), (BEGIN, BOTH)]),
+    "it fails": Story(
+        "dual",
+        [
+            (START, "n1"),
+            (BEGIN, BOTH),
+            (all_of(put("vmmigration", migration("j1", "m", "Failed")), state(completed=True, failed=True)), "n1"),
+            (gone("pod", "ns/b"), "n1"),
+        ],
+    ),
+    "it is cancelled": Story(
+        "dual",
+        [
+            (START, "n1"),
+            (BEGIN, BOTH),
+            (state(abortRequested=True, abortStatus="Aborting"), BOTH),
+            (state(abortRequested=True, abortStatus="Succeeded", completed=True, failed=True), "n1"),
+            (all_of(target(leaving=True), gone("vmmigration", "ns/j1")), "n1"),
+            (gone("pod", "ns/b"), "n1"),
+        ],
+    ),
+    "the target's pod is lost while it runs": Story(
+        "dual", [(START, "n1"), (BEGIN, BOTH), (target(phase="Failed"), "n1"), (gone("pod", "ns/b"), "n1")]
+    ),
+    "the target's pod fails after the guest was there": Story(
+        "dual",
+        [(START, "n1"), (BEGIN, BOTH), (target(ready=True), "n2"), (target(ready=True, phase="Failed"), "n1")],
+    ),
+    "the source's pod is lost while it runs": Story(
+        "dual", [(START, "n1"), (BEGIN, BOTH), (gone("pod", "ns/a"), "n2"), (PRE_COPY, "n2")]
+    ),
+    "what KubeVirt left of the last migration does not count in the next": Story(
+        "dual",
+        [
+            (START, "n1"),
+            (all_of(BEGIN, state(failed=True), gone("pod", "ns/b"), gone("vmmigration", "ns/j1")), "n1"),
+            (
+                all_of(
+                    put("vmmigration", migration("j2", "m")),
+                    put("pod", launcher("m", "c", on="n2", job="j2", created=3)),
+                ),
+                BOTH,
+            ),
+        ],
+    ),
+    "the instance ends": Story("dual", [(START, "n1"), (all_of(gone("pod", "ns/a"), gone("vmi", "ns/m")), "")]),
+}
+
+
+def ports(stage: Stage) -> Iterable[Row]:
+    return [row for row in stage.rows("Logical_Switch_Port") if row["external_ids"].get("vm") == "m"]
+
+
+def switch_of(stage: Stage, port: Row) -> str:
+    return next(str(row["name"]) for row in stage.rows("Logical_Switch") if port.uuid in row["ports"])
+
+
+@pytest.mark.parametrize("name", STORIES)
+async def test_a_machine_has_one_port_where_its_guest_is(name: str, northbound: Northbound) -> None:
+    story = STORIES[name]
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *nodes(story.families))
+        had: tuple[object, ...] = ()
+        for moment, bound in story.moments:
+            moment(stage)
+            await stage.settle()
+            assert not stage.problems
+            found = list(ports(stage))
+            if not bound:
+                assert found == []
+                continue
+            (port,) = found
+            options = {"requested-chassis": bound} | ({"activation-strategy": "rarp"} if "," in bound else {})
+            assert port["options"] == options
+            assert port["name"] == "ns_vm_m"
+            here = switch_of(stage, port), port["addresses"], port["dhcpv4_options"], port["dhcpv6_options"]
+            had = had or here
+            assert here == had
+            (addresses,) = port["addresses"]
+            assert len(addresses.split()) == 1 + len(FAMILIES[story.families])
+            # Every pod is told the same, so that whichever gets the guest has its port.
+            given = {str(stage.annotations[each.key]["default"]) for each in living(stage)}
+            assert len(given) == 1
+            assert stage.annotations[next(iter(living(stage))).key]["default"]["port"] == "ns_vm_m"
+        assert stage.refused == []
+
+
+def living(stage: Stage) -> list[Any]:
+    return list(stage.core.world.machines.pods_of("ns/m").values())
+
+
+async def test_rows_of_machines_that_are_gone_are_removed_at_the_start_and_others_stay(northbound: Northbound) -> None:
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *nodes("dual"))
+        START(stage)
+        stage.put("vmi", vmi("other", on="n2"))
+        stage.put("pod", launcher("other", "o", on="n2"))
+        await stage.settle()
+        assert len(list(stage.rows("DHCP_Options"))) == 4
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *nodes("dual"))
+        stage.put("vmi", vmi("other", on="n2"))
+        stage.put("pod", launcher("other", "o", on="n2"))
+        await stage.settle()
+        assert {row["external_ids"].get("vm") for row in stage.rows("Logical_Switch_Port")} == {None, "other"}
+        assert len(list(stage.rows("DHCP_Options"))) == 2
