@@ -51,6 +51,15 @@ def service_account() -> Body:
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": NAMESPACE}}
 
 
+def csi_driver() -> Body:
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "CSIDriver",
+        "metadata": {"name": DRIVER},
+        "spec": {"attachRequired": True, "podInfoOnMount": False, "fsGroupPolicy": "File"},
+    }
+
+
 def storage_class(parameters: dict[str, str]) -> Body:
     return {
         "apiVersion": "storage.k8s.io/v1",

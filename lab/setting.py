@@ -14,7 +14,7 @@ NODES = (DEFAULT_NODE, HOST_NODE, DPU_NODE)
 
 
 async def create_objects(client: KubeClient, *, class_parameters: dict[str, str]) -> None:
-    """Nodes, a namespace and a StorageClass. What exists already is left as it is."""
+    """Nodes, a namespace, the CSIDriver and a StorageClass. What exists already is left as it is."""
     for name in NODES:
         with contextlib.suppress(AlreadyExists):
             await client.create(resources.NODES, objects.node(name))
@@ -23,6 +23,8 @@ async def create_objects(client: KubeClient, *, class_parameters: dict[str, str]
         await client.create(resources.NAMESPACES, objects.namespace(objects.NAMESPACE))
     with contextlib.suppress(AlreadyExists):
         await client.create(resources.SERVICE_ACCOUNTS, objects.service_account())
+    with contextlib.suppress(AlreadyExists):
+        await client.create(resources.CSI_DRIVERS, objects.csi_driver())
     with contextlib.suppress(AlreadyExists):
         await client.create(resources.STORAGE_CLASSES, objects.storage_class(class_parameters))
 
@@ -33,6 +35,8 @@ async def remove_objects(client: KubeClient) -> None:
         await client.delete(resources.NAMESPACES, objects.NAMESPACE)
     with contextlib.suppress(NotFound):
         await client.delete(resources.STORAGE_CLASSES, objects.STORAGE_CLASS)
+    with contextlib.suppress(NotFound):
+        await client.delete(resources.CSI_DRIVERS, objects.DRIVER)
     for name in NODES:
         with contextlib.suppress(NotFound):
             await client.delete(resources.CSI_NODES, name)
