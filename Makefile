@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 REPORTS := build/reports
 
-.PHONY: demo test lint type bench proto clean setup test-real test-vm
+.PHONY: demo test lint type bench proto manifests clean setup test-real test-vm
 
 setup:
 	@tools/setup
@@ -43,6 +43,11 @@ bench: setup
 
 proto: setup
 	@$(PYTHON) hatch_build.py --force
+
+# deploy/kustomize from the Helm chart; helm comes with the test tools.
+manifests: setup
+	@tools/setup --tests
+	@$(PYTHON) tools/manifests.py
 
 clean:
 	@rm -rf build dist dpu_offload_stubs cni/bin/dpu-offload .mypy_cache .ruff_cache .pytest_cache .hypothesis

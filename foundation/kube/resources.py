@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from foundation.kube.models import cncf, coordination, core, discovery, kubevirt, networking, policy, storage
+from foundation.kube.models import (
+    certificates,
+    cncf,
+    coordination,
+    core,
+    discovery,
+    kubevirt,
+    networking,
+    policy,
+    storage,
+)
 from foundation.kube.models.meta import KubernetesObject
 
 T = TypeVar("T", bound=KubernetesObject)
@@ -82,6 +92,9 @@ CSI_DRIVERS = Resource(_STORAGE, "v1", "csidrivers", False, storage.CSIDriver)
 VOLUME_ATTRIBUTES_CLASSES = Resource(_STORAGE, "v1", "volumeattributesclasses", False, storage.VolumeAttributesClass)
 VOLUME_SNAPSHOT_CONTENTS = Resource(
     "snapshot.storage.k8s.io", "v1", "volumesnapshotcontents", False, storage.VolumeSnapshotContent
+)
+CERTIFICATE_SIGNING_REQUESTS = Resource(
+    "certificates.k8s.io", "v1", "certificatesigningrequests", False, certificates.CertificateSigningRequest
 )
 LEASES = Resource("coordination.k8s.io", "v1", "leases", True, coordination.Lease)
 NETWORK_ATTACHMENT_DEFINITIONS = Resource(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import hmac
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.apiserver.status import unauthorized
@@ -18,6 +19,8 @@ class User:
     name: str
     uid: str = ""
     groups: tuple[str, ...] = ()
+    extra: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
+    """What a service account's token says beside: the node of its pod, for one."""
 
 
 ADMIN = User("system:admin", groups=("system:masters",))

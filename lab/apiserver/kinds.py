@@ -89,6 +89,15 @@ BUILT_IN: tuple[Kind, ...] = (
     _builtin("discovery.k8s.io", "endpointslices", "EndpointSlice", generation=True),
     _builtin("networking.k8s.io", "networkpolicies", "NetworkPolicy", generation=True, short=("netpol",)),
     _builtin("coordination.k8s.io", "leases", "Lease", unconditional=False, create_on_update=True),
+    _builtin(
+        "certificates.k8s.io",
+        "certificatesigningrequests",
+        "CertificateSigningRequest",
+        False,
+        status=True,
+        subresources=("approval",),
+        short=("csr",),
+    ),
     _builtin("storage.k8s.io", "storageclasses", "StorageClass", False, short=("sc",)),
     _builtin(
         "storage.k8s.io",

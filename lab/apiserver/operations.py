@@ -121,6 +121,9 @@ class Operations:
         body = _object(call.body)
         if kind.virtual:
             return _review(kind, body, call.user)
+        if kind.kind == "CertificateSigningRequest" and isinstance(body.get("spec"), dict):
+            extra = {key: list(values) for key, values in call.user.extra.items()}
+            body["spec"] |= {"username": call.user.name, "groups": list(call.user.groups), "extra": extra}
         if call.target.subresource == "binding":
             return self._bind(call, body)
         if call.target.subresource == "eviction":

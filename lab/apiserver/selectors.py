@@ -35,6 +35,7 @@ FIELDS: dict[tuple[str, str], dict[str, str]] = {
     ("", "namespaces"): {"status.phase": ""},
     ("", "secrets"): {"type": ""},
     ("", "services"): {"spec.clusterIP": "", "spec.type": ""},
+    ("certificates.k8s.io", "certificatesigningrequests"): {"spec.signerName": ""},
     ("", "events"): {
         **{f"involvedObject.{name}": "" for name in _INVOLVED},
         "reason": "",

@@ -120,7 +120,7 @@ class Strategies:
             self.allocator.release(obj)
 
     def _split(self, kind: Kind, old: Json, new: Json, subresource: str) -> None:
-        if subresource == "status":
+        if subresource in ("status", "approval"):
             status = new.get("status")
             meta = dict(new["metadata"])
             if not kind.status_metadata:

@@ -1,0 +1,1 @@
+"""The suite's certificate authority in a cluster."""
