@@ -6,7 +6,9 @@ and 81 by TCP, UDP, SCTP. A moment says which policies exist, and which labels d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import ipaddress
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,6 +174,10 @@ def numbers() -> Iterator[tuple[str, list[Moment]]]:
         one(ingress(from_(namespaces(labels(ns="y")), ports=[port("serve-80-tcp"), port(81, "UDP")]), subject=A)),
     )
     yield (
+        "named ports out, to blocks and pods",
+        one(egress(to({"ipBlock": {"cidr": "10.2.0.0/16"}}, pods(B), ports=[port("mixed")]), subject=A)),
+    )
+    yield (
         "named both ways",
         one(
             ingress(from_(ports=[port("serve-80-tcp")]), subject=A), egress(to(ports=[port("serve-81-udp")]), subject=A)
@@ -236,6 +242,69 @@ def changes() -> Iterator[tuple[str, list[Moment]]]:
             Moment([across], pod_labels={"z/a": {"role": "db"}}),
         ],
     )
+
+
+def drawn(
+    source: random.Random, addresses: Iterable[Mapping[str, str]], count: int
+) -> Iterator[tuple[str, list[Moment]]]:
+    """Moments with policies thrown together at random, in all namespaces. `addresses`: the pods, by family."""
+    every_address = [ip for each in addresses for ip in each.values()]
+    selectors = [{}, A, B, labels(pod="none"), expression("pod", "In", "a", "c"), expression("pod", "NotIn", "b")]
+    selectors += [expression("role", "Exists"), expression("role", "DoesNotExist"), labels(role="db")]
+    chosen = [{}, labels(ns="y"), expression("ns", "NotIn", "x"), labels(team="new"), expression("team", "Exists")]
+
+    def block() -> Json:
+        ip = source.choice(every_address)
+        # A few bits cut off: the other pods of the same node are inside or not.
+        network = ipaddress.ip_network(
+            f"{ip}/{source.choice((32, 28, 25) if ':' not in ip else (128, 120, 96))}", False
+        )
+        inner = {"except": [ip]} if source.random() < 0.5 and network.num_addresses > 1 else {}
+        return {"ipBlock": {"cidr": str(network), **inner}}
+
+    def peer() -> Json:
+        kind = source.randrange(4)
+        if kind == 0:
+            return pods(source.choice(selectors))
+        if kind == 1:
+            return namespaces(source.choice(chosen))
+        return both(source.choice(chosen), source.choice(selectors)) if kind == 2 else block()
+
+    def numbered() -> Json:
+        protocol = source.choice(("", *PROTOCOLS))
+        kind = source.randrange(5)
+        if kind == 0:
+            return port(protocol=protocol)
+        if kind == 1:
+            return port(source.choice(("serve-80-tcp", "serve-81-udp", "serve-80-sctp", "mixed", "nobody")), protocol)
+        if kind == 2:
+            return port(source.choice((1, 80, 81)), protocol, end=source.choice((81, 90, 65535)))
+        return port(source.choice(PORTS), protocol)
+
+    def rule(make: Callable[..., Json]) -> Json:
+        peers = [peer() for _ in range(source.randrange(4))]
+        return make(*peers, ports=[numbered() for _ in range(source.randrange(3))])
+
+    for number in range(count):
+        policies = []
+        for index in range(source.randint(1, 5)):
+            spec: Json = {"podSelector": source.choice(selectors)}
+            types = source.choice((["Ingress"], ["Egress"], ["Ingress", "Egress"], None))
+            if types is not None:
+                spec["policyTypes"] = types
+            if types is None or "Ingress" in types:
+                spec["ingress"] = [rule(from_) for _ in range(source.randrange(3))]
+            if types is not None and "Egress" in types:
+                spec["egress"] = [rule(to) for _ in range(source.randrange(3))]
+            policies.append(policy(f"p{index}", spec, source.choice(NAMESPACES)))
+        roles = {
+            f"{n}/{p}": {"role": source.choice(("db", "web"))}
+            for n in NAMESPACES
+            for p in PODS
+            if source.random() < 0.4
+        }
+        teams = {n: {"team": "new"} for n in NAMESPACES if source.random() < 0.4}
+        yield f"drawn {number}", [Moment(policies, roles, teams)]
 
 
 def admin_policy(name: str, priority: int | None, subject: Json, **rules: list[Json]) -> Json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.controller.verdicts import record
 
 NODES = {"n1": ("10.1.0.0/24", "fd00:1::/64"), "n2": ("10.2.0.0/24", "fd00:2::/64")}
 FAMILIES = (4, 6)
+DRAWN = 10
 
 
 class Theatre:
@@ -128,6 +130,7 @@ SITUATIONS = {
     "blocks": lambda addresses: itertools.chain(*(scenarios.blocks(addresses[each]) for each in FAMILIES)),
     "ports": lambda addresses: scenarios.numbers(),
     "changes": lambda addresses: scenarios.changes(),
+    "drawn": lambda addresses: scenarios.drawn(random.Random(11), addresses.values(), DRAWN),
     "administration": lambda addresses: scenarios.administration(),
 }
 

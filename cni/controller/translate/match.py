@@ -156,17 +156,23 @@ def _named(
         return
     role = Role(ADDRESSES.kind, port.name, port.protocol)
     ours = side(direction, subject_selector, PORTS, 0)
-    for selector in _selectors(rule, subject_selector.network):
+    blocks = [each for each in rule.peers or () if isinstance(each, Block)]
+    for selector, block in _named_peers(rule, subject_selector.network):
         for number in numbers(selector, port.name, port.protocol):
-            terms = (ours, peers(direction, [selector], role, number), term.port(word, [number]))
+            within = (peers(direction, blocks),) if block else ()
+            terms = (ours, *within, peers(direction, [selector], role, number), term.port(word, [number]))
             yield terms, groups.port_group(subject_selector.id)
 
 
-def _selectors(rule: Rule, network: str) -> list[PodSelector]:
-    """The peers in which a port name can have a meaning: only pods have named ports."""
+def _named_peers(rule: Rule, network: str) -> list[tuple[PodSelector, bool]]:
+    """The peers in which a port name can have a meaning, for only pods have named ports: selectors, then with True all
+    pods whose addresses are in the rule's blocks."""
     if rule.peers is None:
-        return [every_pod(network)]
-    return [each for each in rule.peers if isinstance(each, PodSelector)]
+        return [(every_pod(network), False)]
+    found = [(each, False) for each in rule.peers if isinstance(each, PodSelector)]
+    if any(isinstance(each, Block) for each in rule.peers):
+        found.append((every_pod(network), True))
+    return found
 
 
 def uses(
@@ -180,7 +186,7 @@ def uses(
             for selector in (each for each in rule.peers or () if isinstance(each, PodSelector)):
                 needed.setdefault(selector, set()).add(ADDRESSES)
             if direction == "egress" and names:
-                for selector in _selectors(rule, subject_selector.network):
+                for selector, _ in _named_peers(rule, subject_selector.network):
                     roles = needed.setdefault(selector, set())
                     roles |= {Role(ADDRESSES.kind, each.name, each.protocol) for each in names}
             if direction == "ingress":
