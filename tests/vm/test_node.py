@@ -43,6 +43,8 @@ async def test_flows_between_functions_are_in_hardware(seen: dict[str, Any]) -> 
         (flow,) = _unicast(seen["report"], source, target)
         assert flow["reason"] == ""
     assert seen["rules"] >= 2
+    # cni-node itself has switched it on, in a running OVS.
+    assert seen["offload"] == "ok"
 
 
 async def test_a_flow_to_a_port_outside_the_card_says_so(seen: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ class KernelChassis:
                 "ovn-encap-ip": "127.0.0.1",
             },
             # Longer than a test lasts: a flow is to be looked at after its packets.
-            "other_config": {"hw-offload": "true", "max-idle": "300000"},
+            "other_config": {"max-idle": "300000"},
         }
 
 

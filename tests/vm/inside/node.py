@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 from cni.node.app import start
-from cni.node.config import CniNodeConfig
+from cni.node.config import CniNodeConfig, OffloadConfig
 from cni.node.datapath import Flow
 from cni.node.offload import Settings, report
 from cni.node.vswitchd import Vswitchd
@@ -92,10 +92,18 @@ class Stage:
             ovsdb=self.chassis.ovs,
             ovs_run_dir=str(DIRECTORY),
             ovn_run_dir=str(DIRECTORY),
+            offload=OffloadConfig(hardware="on"),
         )
-        daemon = await self._stack.enter_async_context(Daemon("cni-node"))
+        self.daemon = daemon = await self._stack.enter_async_context(Daemon("cni-node"))
         with patch.object(KubeClient, "connect", self._connect):
             await start(config, daemon)
+
+    async def offload_health(self) -> str:
+        """What cni-node says of OVS' offload, made to look at the ports there are now."""
+        await run("ovs-vsctl", f"--db={self.chassis.ovs}", "set", "Open_vSwitch", ".", "external_ids:looked=yes")
+        await asyncio.sleep(2)
+        check = self.daemon.health.checks["hardware offload"]
+        return "ok" if check.ok else check.reason
 
     def _client(self) -> KubeClient:
         return KubeClient(Connection(server=self._api_server.url))
@@ -213,6 +221,7 @@ async def main(first: str, second: str) -> None:
     seen["offloaded"] = await vswitchd.command("dpctl/dump-flows", "type=offloaded")
     seen["rules"] = int(Path("/sys/module/dpu_lab/parameters/rules").read_text())
     seen["report"] = verdicts(port, await vswitchd.flows())
+    seen["offload"] = await stage.offload_health()
     async with parameter("table", "0"):
         await vswitchd.command("revalidator/purge")
         seen["ping full"] = await stage.ping(one, two)
