@@ -206,7 +206,7 @@ class Networks:
         return lambda subnet: subnet not in taken
 
     def _renew(self, network: Network, node: str, subnets: Iterable[IPNetwork]) -> Pool:
-        reserved = RESERVED[network.topology]
+        reserved = 1 if network.advertise else RESERVED[network.topology]
         token = ("pool", network.key, node)
         pool = Pool(tuple(subnets), token=token, reserved=reserved, excluded=network.excluded)
         self._pools[network.key, node] = pool

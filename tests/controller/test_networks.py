@@ -88,6 +88,25 @@ async def test_layer2(stage: Stage) -> None:
     assert "ns_a" in stage.named("Logical_Switch_Port"), "the default network does not depend on it"
 
 
+async def test_guests_are_told_to_ask_for_their_ipv6_address(stage: Stage) -> None:
+    stage.put("network", nad(subnets="10.100.0.0/24,fd00:100::/64", enableIPv6RA=True))
+    stage.put("pod", pod("a", annotations=asking([{"name": "blue", "ips": ["fd00:100::1"]}])), pod("b"))
+    await stage.settle()
+    assert stage.problems[Owner("pod", "ns/a")].reason == "InvalidAddressRequest", "it is the router's"
+    port = stage.named("Logical_Router_Port")["ns.blue_advertiser"]
+    assert port["networks"] == {"fd00:100::1/64"}
+    configs = port["ipv6_ra_configs"]
+    assert (configs["address_mode"], configs["send_periodic"]) == ("dhcpv6_stateful", "true")
+    assert port.uuid in stage.named("Logical_Router")["ns.blue_advertiser"]["ports"]
+    side = stage.named("Logical_Switch_Port")["ns.blue_to-advertiser"]
+    assert side["options"] == {"router-port": "ns.blue_advertiser"}
+    assert side.uuid in stage.named("Logical_Switch")["ns.blue"]["ports"]
+    stage.put("network", nad(subnets="10.100.0.0/24,fd00:100::/64"))
+    await stage.settle()
+    assert "ns.blue_advertiser" not in stage.named("Logical_Router")
+    assert stage.problems == {}
+
+
 async def test_localnet_with_vlan_and_without_addresses(stage: Stage) -> None:
     stage.put("network", nad(topology="localnet", vlanID=7, physicalNetworkName="physnet2"))
     stage.put("pod", pod("a", annotations=asking([{"name": "blue", "mac": "02:00:00:00:00:0a"}])))
@@ -165,6 +184,8 @@ async def test_packets_stay_in_their_network() -> None:
         ({"mtu": 5}, "MTU"),
         ({"subnets": "10.0.0.0/24", "excludeSubnets": "10.9.0.0/24"}, "outside"),
         ({"subnets": 7}, "cannot be read"),
+        ({"subnets": "10.0.0.0/24", "enableIPv6RA": True}, "needs topology layer2 or localnet with an IPv6 subnet"),
+        ({"topology": "layer3", "subnets": "fd00::/48/64", "enableIPv6RA": True}, "needs topology layer2"),
     ],
 )
 async def test_bad_definitions(stage: Stage, config: dict[str, Any], message: str) -> None:

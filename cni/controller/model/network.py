@@ -28,6 +28,7 @@ class _Config(msgspec.Struct, frozen=True, rename="camel"):
     mtu: int = 0
     vlan_id: int = msgspec.field(name="vlanID", default=0)
     physical_network_name: str = ""
+    advertise: bool = msgspec.field(name="enableIPv6RA", default=False)
     plugins: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -65,6 +66,8 @@ class Network:
     physical: str = ""
     title: str = ""
     """The name in its config."""
+    advertise: bool = False
+    """Whether routers are advertised (RFC 4861), so that guests ask for their IPv6 address by DHCP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,8 @@ def parse(definition: cncf.NetworkAttachmentDefinition) -> Network | None:
         raise InvalidNetwork(f"network {key}: VLAN {config.vlan_id} is impossible: use 1 to 4094, or 0 for none")
     if config.mtu and not 576 <= config.mtu <= 9216:
         raise InvalidNetwork(f"network {key}: MTU {config.mtu} is impossible: use 576 to 9216")
+    if config.advertise and (config.topology == "layer3" or all(each.version == 4 for each in subnets)):
+        raise InvalidNetwork(f"network {key}: enableIPv6RA needs topology layer2 or localnet with an IPv6 subnet")
     for each in excluded:
         if not any(each.version == whole.version and each.overlaps(whole) for whole in subnets):
             raise InvalidNetwork(f"network {key}: excluded subnet {each} is outside of its subnets")
@@ -136,6 +141,7 @@ def parse(definition: cncf.NetworkAttachmentDefinition) -> Network | None:
         vlan=config.vlan_id,
         physical=config.physical_network_name or definition.metadata.name,
         title=config.name or definition.metadata.name,
+        advertise=config.advertise,
     )
 
 

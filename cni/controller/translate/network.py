@@ -11,6 +11,8 @@ from cni.controller.translate.gateway import router_side
 
 DHCP_SERVER = ("169.254.1.1", "0a:58:a9:fe:01:01")
 LEASE_SECONDS = 3600
+ADVERTISED_SECONDS = (300, 900)
+"""Bounds of the time between two router advertisements that nobody asked for."""
 
 
 def owner(key: str) -> Owner:
@@ -66,7 +68,34 @@ def translate(network: Network, *, subnets: Mapping[str, tuple[IPNetwork, ...]],
         else:
             options = {"server_id": DHCP_SERVER[1]}
         rows.append(Row(dhcp(network.key, subnet.version), {"cidr": str(subnet), "options": options}))
+    if network.advertise:
+        _advertise(network, title, mtu, rows, members)
     return State(tuple(rows), tuple(members))
+
+
+def _advertise(network: Network, title: str, mtu: int, rows: list[Row], members: list[Member]) -> None:
+    """A router at the first IPv6 address, there only to tell guests to ask DHCP: it leads nowhere."""
+    subnet = next(each for each in network.subnets if each.version == 6)
+    router = RowId("Logical_Router", "network", network.key, "advertiser")
+    inner = RowId("Logical_Router_Port", "network", network.key, "advertiser")
+    side = RowId("Logical_Switch_Port", "network", network.key, "advertiser")
+    least, most = ADVERTISED_SECONDS
+    configs = {
+        "address_mode": "dhcpv6_stateful",
+        "send_periodic": "true",
+        "min_interval": str(least),
+        "max_interval": str(most),
+        "mtu": str(mtu),
+        "router_preference": "LOW",
+    }
+    name = f"{title}_advertiser"
+    columns = {"name": name, "mac": mac_of(subnet[1]), "networks": [prefix(subnet, subnet[1])]}
+    rows += [
+        Row(router, {"name": name}),
+        Row(inner, {**columns, "ipv6_ra_configs": configs}),
+        Row(side, router_side(f"{title}_to-advertiser", name)),
+    ]
+    members += [Member(router, "ports", inner), Member(switch(network, ""), "ports", side)]
 
 
 def _routed(network: Network, title: str, subnets: Mapping[str, tuple[IPNetwork, ...]]) -> State:
