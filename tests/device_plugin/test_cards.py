@@ -48,6 +48,14 @@ def connectx_switchdev(machine: Any) -> None:
     machine.netdev("ens3npf0vf1", "0000:42:00.0", port="pf0vf1", switch=SWITCH1)
 
 
+def uplink_beside(machine: Any) -> None:
+    """The function's own network device is no port of its switch; the uplink is another one beside it."""
+    machine.pf("0000:01:00.0", vfs=["0000:01:10.0", "0000:01:10.2"], vendor="8086", device="10ca", driver="igb")
+    machine.netdev("eth0", "0000:01:00.0")
+    machine.netdev("up0", "0000:01:00.0", port="p0", switch=SWITCH0)
+    machine.netdev("rep1", "0000:01:00.0", port="pf0vf1", switch=SWITCH0)
+
+
 def intel_e810(machine: Any) -> None:
     """Legacy SR-IOV without port names; the second port has no link."""
     for port, state in ((0, "up"), (1, "down")):
@@ -118,6 +126,16 @@ WHOLE = Pool(name="whole", selectors=(Selector(functions="pf"),))
                 "d/net": {
                     "0000:41:00.1": HEALTHY,
                     "0000:41:00.2": "representor pf0vf1 is missing, though ens2np0 is in switchdev mode",
+                }
+            },
+        ),
+        (
+            uplink_beside,
+            (NET,),
+            {
+                "d/net": {
+                    "0000:01:10.0": "representor pf0vf0 is missing, though eth0 is in switchdev mode",
+                    "0000:01:10.2": HEALTHY,
                 }
             },
         ),
