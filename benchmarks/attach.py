@@ -7,7 +7,6 @@ exactly what to send would need: the four calls of an attachment one after anoth
 import asyncio
 import itertools
 import logging
-import socket
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from foundation.kube.client import KubeClient
 from foundation.kube.resources import NODES
 from foundation.spdk.client import SpdkClient
 from lab.certificates import Authority
+from lab.ports import free_port
 from lab.spdk.process import SpdkProcess
 
 ROUNDS = 15
@@ -277,12 +277,6 @@ async def ready(bench: Bench) -> None:
                 await asyncio.sleep(0.05)
             else:
                 return
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def run(directory: Path) -> None:

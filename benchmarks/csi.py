@@ -11,7 +11,6 @@ import functools
 import json
 import os
 import shutil
-import socket
 import statistics
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from lab.hardware import loops, plan
 from lab.hardware.card import Card
 from lab.hardware.sysfs import NVME_CLASS, PciEntry, SysfsTree
 from lab.layout import DPU_NODE, HOST_NODE, Layout
+from lab.ports import free_port
 
 MIB = 1 << 20
 SERIAL = 40
@@ -72,8 +72,8 @@ class Stack:
     def __init__(self, directory: Path) -> None:
         self.layout = Layout(run=directory)
         self.running: dict[str, processes.ProcessRecord] = {}
-        self.port = _free_port()
-        self.portal = {"transport": "tcp", "address": "127.0.0.1", "port": _free_port()}
+        self.port = free_port()
+        self.portal = {"transport": "tcp", "address": "127.0.0.1", "port": free_port()}
 
     def start(self, name: str, *command: str | Path) -> None:
         self.running[name] = processes.start(name, command, logs=self.layout.logs)
@@ -372,12 +372,6 @@ async def _until(look: Callable[[], Awaitable[Any]], seconds: float = 30) -> Non
 def _tls(authority: Authority, node: str, component: str) -> dict[str, str]:
     files = authority.issue(node=node, component=component)
     return {"ca": str(files.ca), "certificate": str(files.certificate), "key": str(files.key)}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def run() -> None:

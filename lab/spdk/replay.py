@@ -19,6 +19,7 @@ from typing import Any
 
 from foundation.spdk.client import SpdkClient
 from foundation.spdk.errors import SpdkError, SpdkMalformedReply, SpdkTimeout, SpdkUnavailable
+from lab.ports import free_port
 from lab.spdk.process import SpdkProcess
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -114,12 +115,6 @@ class Likeness:
 def _dashed(nguid: str) -> str:
     low = nguid.lower()
     return f"{low[:8]}-{low[8:12]}-{low[12:16]}-{low[16:20]}-{low[20:]}"
-
-
-def _port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 @dataclass
@@ -306,7 +301,7 @@ class Replay:
         if isinstance(value, str):
             if key == "trsvcid" and value.isdigit() and 1024 < int(value) < 65536:
                 if value not in self._ports:
-                    self._ports[value] = _port()
+                    self._ports[value] = str(free_port())
                 return self._ports[value]
             return self._path(self._likeness.known(value))
         return value

@@ -18,8 +18,9 @@ from foundation.kube.client import KubeClient
 from foundation.kube.resources import NODES, PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS
 from lab.apiserver.server import ApiServer
 from lab.certificates import Authority
+from lab.ports import free_port
 from tests.dpu_rig.fixtures import every_request_is_valid, shared_pair
-from tests.dpu_rig.rig import DpuRig, Pair, Volume, free_port
+from tests.dpu_rig.rig import DpuRig, Pair, Volume
 
 __all__ = ["every_request_is_valid", "shared_pair"]
 

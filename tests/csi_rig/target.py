@@ -9,9 +9,10 @@ from pathlib import Path
 
 from foundation.spdk.client import SpdkClient
 from foundation.spdk.errors import SpdkError
+from lab.ports import free_port
 
 LVSTORE = "lvs0"
-PORT = 4420
+PORT = free_port()
 
 
 class Target:

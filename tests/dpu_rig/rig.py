@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ from dpu_offload_stubs.attacher.v1 import attacher_pb2, attacher_pb2_grpc
 from foundation.daemon.running import Daemon
 from foundation.daemon.serving import dial
 from foundation.spdk.client import SpdkClient
+from lab.ports import free_port
 from opi_bridge.config import CardConfig, OpiBridgeConfig, PhysicalFunction, TimeoutsConfig
 from volume_attacher.config import VolumeAttacherConfig
 
@@ -434,17 +434,3 @@ async def eventually(condition: Callable[[], Any], what: str, *, seconds: float 
                 await asyncio.sleep(pause)
     except TimeoutError:
         raise AssertionError(f"it did not come true within {seconds:g} s that {what}") from None
-
-
-_given: set[int] = set()
-
-
-def free_port() -> int:
-    """A port that nobody has, and nobody in this run was given before."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in _given:
-            _given.add(port)
-            return port

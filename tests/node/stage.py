@@ -14,7 +14,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -32,6 +31,7 @@ from foundation.ovsdb import operations as op
 from lab.certificates import Authority
 from lab.hardware.sysfs import NETWORK_CLASS, PciEntry, SysfsTree
 from lab.network import Network, NetworkSpec, NodeSpec, VirtualFunction, namespaces
+from lab.ports import free_port
 
 DEFAULT, HOST, DPU = "node-default", "node-host", "node-dpu"
 MODES = {DEFAULT: "default", HOST: "host", DPU: "dpu"}
@@ -488,14 +488,6 @@ class Stage:
             if asyncio.get_running_loop().time() > end:
                 raise AssertionError(f"left behind: {found}")
             await asyncio.sleep(0.05)
-
-
-def free_port() -> int:
-    """Outside the range of ephemeral ports, so that nobody's outgoing connection takes it while its server restarts."""
-    while True:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", 10000 + secrets.randbelow(20000)))
-            return int(probe.getsockname()[1])
 
 
 async def listening(host: str, port: int) -> None:

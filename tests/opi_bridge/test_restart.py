@@ -1,8 +1,9 @@
 """The bridge keeps nothing: a second one, or the same after SPDK's restart, tells the same."""
 
 from foundation.daemon.serving import dial
+from lab.ports import free_port
 from opi_bridge.conformance.client import OpiClient, pci
-from tests.dpu_rig.rig import DpuRig, free_port
+from tests.dpu_rig.rig import DpuRig
 
 NQN = "nqn.2014-08.org.nvmexpress:uuid:1b4e28ba-2fa1-11d2-883f-b9a761bde3fb"
 

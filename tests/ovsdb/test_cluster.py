@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from foundation.ovsdb import Change, OvsdbError, OvsdbSession, OvsdbTls, Unavailable
 from foundation.ovsdb import operations as op
 from lab.certificates import Authority
+from lab.ports import free_port
 
 SCHEMA = "/usr/share/ovn/ovn-nb.ovsschema"
 
@@ -87,18 +87,10 @@ class Cluster:
         raise AssertionError("nobody leads")
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 @pytest.fixture
 def cluster(directory: Path) -> Iterator[Cluster]:
     cluster = Cluster(directory)
-    cluster.ports = dict(enumerate(_free_ports(3)))
+    cluster.ports = {index: free_port() for index in range(3)}
     for index in range(3):
         cluster.start(index)
     yield cluster

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -82,12 +81,6 @@ async def stand_in(tmp_path: Path) -> AsyncIterator[Start]:
     for spdk in running:
         await spdk.client.close()
         await spdk.process.kill()
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 async def eventually(probe: Callable[[], Awaitable[bool]], *, within: float = 20.0) -> None:

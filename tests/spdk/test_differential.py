@@ -16,10 +16,11 @@ import pytest
 
 from foundation.spdk.client import SpdkClient
 from foundation.spdk.errors import SpdkError
+from lab.ports import free_port
 from lab.spdk.process import SpdkProcess, real_binary
 from lab.spdk.replay import Likeness
 from lab.spdk.vocabulary import READS, Vocabulary
-from tests.spdk.conftest import QUICK, free_port
+from tests.spdk.conftest import QUICK
 from tests.spdk.test_fabric import dhchap_key
 
 FILES = ("i1", "i2")
@@ -40,7 +41,7 @@ class Side:
         self.directory = directory
         self.process = SpdkProcess(directory, "t", binary=binary, mode="target", arguments=QUICK)
         self.client = SpdkClient(self.process.address)
-        self.ports = {"4420": free_port(), "4421": free_port()}
+        self.ports = {"4420": str(free_port()), "4421": str(free_port())}
         for name in FILES:
             with (directory / name).open("wb") as file:
                 file.truncate(64 << 20)

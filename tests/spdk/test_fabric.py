@@ -11,7 +11,8 @@ import pytest
 
 from foundation.spdk.errors import SpdkError
 from foundation.spdk.methods import bdev, keyring, lvol, nvme, nvmf
-from tests.spdk.conftest import Spdk, Start, eventually, free_port
+from lab.ports import free_port
+from tests.spdk.conftest import Spdk, Start, eventually
 
 MIB = 1024 * 1024
 
@@ -34,7 +35,7 @@ class Pair:
         self.target = target
         self.dpu = dpu
         self.volume = volume
-        self.port = free_port()
+        self.port = str(free_port())
         self.listener = nvmf.ListenAddress("TCP", "127.0.0.1", "IPv4", self.port)
 
     async def publish(self) -> None:
@@ -205,7 +206,7 @@ async def test_detaching_from_a_dead_target_is_quick(pair: Pair) -> None:
 
 
 async def test_a_second_path_keeps_the_volume(pair: Pair) -> None:
-    second = nvmf.ListenAddress("TCP", "127.0.0.2", "IPv4", free_port())
+    second = nvmf.ListenAddress("TCP", "127.0.0.2", "IPv4", str(free_port()))
     await nvmf.nvmf_subsystem_add_listener(pair.target.client, nqn=NQN, listen_address=second)
     await pair.attach(multipath="multipath")
     assert await pair.attach(multipath="multipath", traddr="127.0.0.2", trsvcid=second.trsvcid) == ["Nn1"]

@@ -11,7 +11,8 @@ import pytest
 
 from foundation.spdk.errors import SpdkError
 from foundation.spdk.methods import accel, bdev, lvol, nvme, nvmf
-from tests.spdk.conftest import Spdk, Start, free_port
+from lab.ports import free_port
+from tests.spdk.conftest import Spdk, Start
 
 MIB = 1024 * 1024
 NQN = "nqn.2026-05.io.test:function"
@@ -148,7 +149,7 @@ async def test_a_volume_through_the_whole_chain(stand_in: Start, dpu: Spdk, tmp_
     await nvmf.nvmf_create_transport(target.client, "TCP")
     await nvmf.nvmf_create_subsystem(target.client, nqn=NQN, allow_any_host=True)
     await nvmf.nvmf_subsystem_add_ns(target.client, nqn=NQN, bdev_name=volume)
-    port = free_port()
+    port = str(free_port())
     address = nvmf.ListenAddress("TCP", "127.0.0.1", "IPv4", port)
     await nvmf.nvmf_subsystem_add_listener(target.client, nqn=NQN, listen_address=address)
     await nvme.bdev_nvme_attach_controller(

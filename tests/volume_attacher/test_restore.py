@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
-from tests.dpu_rig.rig import DpuRig, Pair, Volume, eventually, free_port
+from lab.ports import free_port
+from tests.dpu_rig.rig import DpuRig, Pair, Volume, eventually
 
 MANY = 250
 

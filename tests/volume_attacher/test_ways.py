@@ -11,7 +11,8 @@ import grpc
 import pytest
 
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
-from tests.dpu_rig.rig import HOST_NQN, DpuRig, Pair, eventually, free_port
+from lab.ports import free_port
+from tests.dpu_rig.rig import HOST_NQN, DpuRig, Pair, eventually
 
 KEY, TWEAK = "00112233445566778899aabbccddeeff", "ffeeddccbbaa99887766554433221100"
 SHARED, HOTPLUG = pb.FUNCTION_POLICY_SHARED_CONTROLLER, pb.FUNCTION_POLICY_HOTPLUG
