@@ -45,6 +45,19 @@ def test_a_dead_controller_is_not_given_away(machine: Any) -> None:
         allocate(machine, pool, VF0)
 
 
+def test_a_gpu_for_a_vm(machine: Any) -> None:
+    """A physical function of any class; its audio function shares the group and is on vfio-pci too."""
+    for function, class_code in ((0, "030200"), (1, "040300")):
+        machine.function(f"0000:65:00.{function}", vendor="10de", class_code=class_code, driver="vfio-pci", group=101)
+    pool = Pool(name="p", selectors=(Selector(functions="pf", classes=("03",), vendors=("10de",)),), use="vfio")
+    answer = allocate(machine, pool, "0000:65:00.0")
+    assert paths(answer) == ["/dev/vfio/vfio", "/dev/vfio/101"]
+    assert answer.envs["PCI_RESOURCE_D_P"] == "0000:65:00.0"
+    machine.bind("0000:65:00.1", "snd_hda_intel")
+    with pytest.raises(UnhealthyDevice, match="shares IOMMU group 101 with 0000:65:00.1, which snd_hda_intel uses"):
+        allocate(machine, pool, "0000:65:00.0")
+
+
 def test_rdma_devices(machine: Any) -> None:
     machine.pf(PF, vfs=[VF0])
     pool = Pool(name="p", selectors=(Selector(),), rdma=True)
