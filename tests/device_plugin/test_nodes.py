@@ -54,7 +54,7 @@ def test_a_gpu_for_a_vm(machine: Any) -> None:
     assert paths(answer) == ["/dev/vfio/vfio", "/dev/vfio/101"]
     assert answer.envs["PCI_RESOURCE_D_P"] == "0000:65:00.0"
     machine.bind("0000:65:00.1", "snd_hda_intel")
-    with pytest.raises(UnhealthyDevice, match="shares IOMMU group 101 with 0000:65:00.1, which snd_hda_intel uses"):
+    with pytest.raises(UnhealthyDevice, match=r"shares IOMMU group 101 with 0000:65:00\.1, which snd_hda_intel uses"):
         allocate(machine, pool, "0000:65:00.0")
 
 
