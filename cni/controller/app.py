@@ -6,8 +6,10 @@ import asyncio
 import os
 import socket
 
+from cni.controller.addresses import plan
 from cni.controller.config import ControllerConfig
 from cni.controller.control import Control
+from cni.controller.errors import InvalidPlan
 from foundation.daemon.running import Daemon, StartError, run
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import KubeError
@@ -17,6 +19,10 @@ from foundation.ovsdb import OvsdbError
 
 async def start(config: ControllerConfig, daemon: Daemon) -> None:
     """Starts the campaign (or, without election, the work) and returns."""
+    try:
+        plan.make(config.cluster)
+    except InvalidPlan as error:
+        raise StartError(str(error)) from error
     try:
         client = await KubeClient.connect(config.kubeconfig)
     except KubeError as error:

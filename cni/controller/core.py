@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from cni.controller.addresses import plan as addresses
 from cni.controller.addresses.pool import Assignment
 from cni.controller.config import ClusterConfig
 from cni.controller.engine import Engine
@@ -19,7 +20,7 @@ from cni.controller.model import pod as pod_model
 from cni.controller.model import policy as policy_model
 from cni.controller.model import service as service_model
 from cni.controller.model import vm as vm_model
-from cni.controller.model.addressing import interfaces, networks
+from cni.controller.model.addressing import interfaces
 from cni.controller.rows import Owner
 from cni.controller.rows.tables import identify
 from cni.controller.translate.gateway import JOIN_PORT
@@ -91,9 +92,9 @@ class Core:
         on_refused: Callable[[Owner, TransactionFailed], None],
     ) -> None:
         self.committer = Committer(session, on_refused=on_refused)
+        plan = addresses.make(cluster)
         self.world = World(
-            join=networks(cluster.join_ranges),
-            ranges=networks(cluster.ranges),
+            plan,
             on_change=lambda token: self.engine.wake(token),
         )
         self._dns_service = cluster.dns.service

@@ -11,6 +11,10 @@ class ControllerError(Exception):
     """Root of the controller's errors."""
 
 
+class InvalidPlan(ControllerError):
+    """The settings' ranges of addresses cannot be used."""
+
+
 class Refused(ControllerError):
     """An object cannot be served as it is. `reason` is the Event's; the message says what, why, and what to do.
 

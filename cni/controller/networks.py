@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import zlib
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
 from cni.controller.addresses.pool import Assignment, Pool
 from cni.controller.addresses.subnets import pick
-from cni.controller.errors import NetworkMissing, Refused
+from cni.controller.errors import InvalidNetwork, NetworkMissing, Refused
 from cni.controller.model.addressing import IPNetwork, mac_of, parse_mac
 from cni.controller.model.network import SELECTION, Claim, Network, Wish, wishes
 from cni.controller.model.pod import Pod
@@ -23,7 +23,9 @@ RESERVED = {"layer2": 0, "localnet": 0, "layer3": 1}
 class Networks:
     """Every change returns the owners whose rows may now be others."""
 
-    def __init__(self, *, on_change: Callable[[Hashable], None]) -> None:
+    def __init__(self, *, taken: Sequence[IPNetwork], on_change: Callable[[Hashable], None]) -> None:
+        """`taken`: the cluster's own ranges, of which no network may have a part."""
+        self._taken = taken
         self._on_change = on_change
         self._networks: dict[str, Network | Refused] = {}
         self._pools: dict[tuple[str, str], Pool] = {}
@@ -36,6 +38,8 @@ class Networks:
     def put_network(self, key: str, network: Network | Refused | None) -> dict[Owner, None]:
         """A network that came, changed (or went: None), or one that cannot be (Refused)."""
         old = self._networks.pop(key, None)
+        if isinstance(network, Network):
+            network = self._checked(network)
         if network is not None:
             self._networks[key] = network
         if old != network:
@@ -46,6 +50,16 @@ class Networks:
         touched = {rows.owner(key): None}
         touched.update((pod_owner(pod), None) for pod in self._pods_of.get(key, ()))
         return touched
+
+    def _checked(self, network: Network) -> Network | Refused:
+        for subnet in network.subnets:
+            for each in self._taken:
+                if each.version == subnet.version and each.overlaps(subnet):
+                    return InvalidNetwork(
+                        f"network {network.key}: subnet {subnet} overlaps with the cluster's own {each}: a pod on both "
+                        "could not tell them apart; choose another"
+                    )
+        return network
 
     def put_claim(self, key: str, claim: Claim | None) -> dict[Owner, None]:
         """An IPAMClaim that came, changed (or went: None). It holds its addresses while no pod uses them, too."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 
+from cni.controller.addresses import plan as addresses
 from cni.controller.addresses.pool import Assignment
 from cni.controller.addresses.subnets import pick
 from cni.controller.config import ClusterConfig
 from cni.controller.engine import Translate
 from cni.controller.errors import InvalidNamespaceAnnotation, InvalidPolicy, NodeNotReady, Refused
-from cni.controller.model.addressing import Attachment, Route, networks
+from cni.controller.model.addressing import Attachment, Route
 from cni.controller.model.annotations import HEALTH_CHECKS, MANAGEMENT, NODE_SUBNETS
 from cni.controller.model.network import Network, Wish
 from cni.controller.model.pod import Pod
@@ -59,8 +60,8 @@ class Translators:
         self._world = world
         self._cluster = cluster
         self._mtu = cluster.mtu
-        self._ranges = networks(cluster.ranges)
-        self._beyond = (*self._ranges, *networks(cluster.service_ranges), *networks(cluster.join_ranges))
+        plan = addresses.make(cluster)
+        self._ranges, self._beyond = plan.pods, plan.taken
         self._host_prefixes = cluster.host_prefixes
         self._annotate_node = annotate_node
         self._keep = keep

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
+from cni.controller.addresses.plan import Plan
 from cni.controller.addresses.pool import Assignment, Pool
 from cni.controller.errors import NodeNotReady, Refused
 from cni.controller.health import HealthChecks
@@ -48,20 +49,14 @@ Touched = Iterable[Owner]
 class World:
     """Objects by key, with the indexes that translating one of them needs, so that none looks at all of them."""
 
-    def __init__(
-        self,
-        *,
-        join: tuple[IPNetwork, ...] = (),
-        ranges: tuple[IPNetwork, ...] = (),
-        on_change: Callable[[Hashable], None] = lambda token: None,
-    ) -> None:
-        """`join`: for gateway routers' inner addresses. `ranges`: hold all nodes' subnets; else the subnets tell.
+    def __init__(self, plan: Plan, *, on_change: Callable[[Hashable], None]) -> None:
+        """`plan`: without ranges of pods, what is inside is found from the nodes' subnets.
 
         `on_change` is told of things that refused objects may wait for: ("pool", node), ("node", name)."""
         self._on_change = on_change
         self.pods: dict[str, Pod] = {}
         self.nodes: dict[str, Node] = {}
-        self.subnets = NodeSubnets(ranges, on_change=on_change)
+        self.subnets = NodeSubnets(plan.pods, on_change=on_change)
         self.pools = self.subnets.pools
         self.namespaces: dict[str, Namespace] = {}
         self.policies: dict[str, Policy | Refused] = {}
@@ -70,13 +65,13 @@ class World:
         self.baseline_policies: dict[str, AdminPolicy | Refused] = {}
         self.multi_policies: dict[str, tuple[Policy, ...] | Refused] = {}
         self.selections = Selections()
-        self.networks = Networks(on_change=on_change)
+        self.networks = Networks(taken=plan.taken, on_change=on_change)
         self.machines = Machines(self.pools, self.networks, on_change=on_change, on_left=self._left)
         self.retired: set[str] = set()
         self.services: dict[str, Service | Refused] = {}
         self.service_nodes: dict[str, ServiceNode] = {}
         self.health = HealthChecks()
-        self.join = Pool(join, token=("join",), reserved=1)
+        self.join = Pool(plan.join, token=("join",), reserved=1)
         self._slices: dict[str, Slice] = {}
         self._slices_of: dict[str, dict[str, Slice]] = {}
         self.policed = False

@@ -20,6 +20,7 @@ from cni.controller.core import Core
 from cni.controller.errors import Refused
 from cni.controller.model.annotations import POD_NETWORKS
 from cni.controller.rows import Owner
+from cni.controller.rows.tables import TABLES, identify
 from foundation.ovsdb import OvsdbSession, Row, TransactionFailed
 
 SCHEMA = "/usr/share/ovn/ovn-nb.ovsschema"
@@ -127,6 +128,22 @@ class Stage:
 
     def named(self, table: str) -> dict[str, Row]:
         return {row["name"]: row for row in self.rows(table)}
+
+
+def contents(stage: Stage) -> dict[str, Any]:
+    """Our rows with references as ids: what must be equal."""
+    ids = {row.uuid: identify(table, row) for table in TABLES for row in stage.rows(table)}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, frozenset):
+            return sorted(str(plain(each)) for each in value)
+        return ids.get(value, value) if isinstance(value, str) else value
+
+    return {
+        str(identify(table, row)): {column: plain(value) for column, value in row.columns.items()}
+        for table in TABLES
+        for row in stage.rows(table)
+    }
 
 
 def node(name: str, *cidrs: str, labels: Mapping[str, str] | None = None, ip: str = "") -> dict[str, Any]:

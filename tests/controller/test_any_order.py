@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from cni.controller.model.annotations import EGRESS_IPS, GATEWAY, ISOLATION, POD_NETWORKS
 from cni.controller.model.network import SELECTION
 from cni.controller.model.policy import POLICY_FOR
-from cni.controller.rows.tables import TABLES, identify
-from tests.controller.stage import Northbound, Stage, node, pod
+from tests.controller.stage import Northbound, Stage, contents, node, pod
 
 Json = dict[str, Any]
 Step = tuple[str, str, Json | None]
@@ -118,7 +117,7 @@ def lives() -> list[list[Step]]:
             ("networkpolicy", "x/in", _policy("in", ingress=[peers])),
             ("networkpolicy", "x/in", _policy("in", ingress=[peers, {}])),
         ],
-        life("network", "x/blue", _network("10.100.0.0/16"), _network("10.101.0.0/16")),
+        life("network", "x/blue", _network("172.16.0.0/16"), _network("172.17.0.0/16")),
         life("pod", "x/g", pod("g", namespace="x", uid="g1", annotations={SELECTION: "blue"})),
         life("ipamclaim", "x/keep", _claim()),
         life("pod", "x/vm", _claiming("v1", "n1"), None, _claiming("v2", "n2")),
@@ -149,22 +148,6 @@ def shuffled(source: random.Random) -> Iterator[Step]:
         yield chosen.pop(0)
         if not chosen:
             remaining.remove(chosen)
-
-
-def contents(stage: Stage) -> dict[str, Any]:
-    """Our rows with references as ids: what must be equal."""
-    ids = {row.uuid: identify(table, row) for table in TABLES for row in stage.rows(table)}
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, frozenset):
-            return sorted(str(plain(each)) for each in value)
-        return ids.get(value, value) if isinstance(value, str) else value
-
-    return {
-        str(identify(table, row)): {column: plain(value) for column, value in row.columns.items()}
-        for table in TABLES
-        for row in stage.rows(table)
-    }
 
 
 class Play:

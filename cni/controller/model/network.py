@@ -16,6 +16,7 @@ from foundation.kube.models import cncf
 TYPE = "dpu-offload"
 TOPOLOGIES = ("layer2", "layer3", "localnet")
 SELECTION = "k8s.v1.cni.cncf.io/networks"
+_SUBNET = re.compile(r"(?P<whole>[0-9a-fA-F.:]+/\d+)(?:/(?P<length>\d{1,3}))?")
 _NAME = re.compile(r"(?:(?P<namespace>[a-z0-9.-]+)/)?(?P<name>[a-z0-9.-]+)(?:@(?P<interface>[^@/]+))?")
 
 
@@ -149,12 +150,15 @@ def _subnets(config: _Config) -> tuple[tuple[IPNetwork, ...], tuple[int, ...]]:
     wholes: list[str] = []
     lengths: list[int] = []
     for text in _split(config.subnets):
-        address, *rest = text.split("/")
-        if not 1 <= len(rest) <= 2:
+        match = _SUBNET.fullmatch(text)
+        if match is None:
             raise ValueError(f"{text!r} is not of the form 10.128.0.0/16 or, split for nodes, 10.128.0.0/16/24")
-        wholes.append(f"{address}/{rest[0]}")
-        lengths.append(int(rest[1]) if len(rest) == 2 else (24 if ":" not in address else 64))
+        wholes.append(match["whole"])
+        lengths.append(int(match["length"] or (64 if ":" in text else 24)))
     subnets = networks(wholes)
+    for whole, length in zip(subnets, lengths, strict=True):
+        if config.topology == "layer3" and not whole.prefixlen <= length <= whole.max_prefixlen - 3:
+            raise ValueError(f"{whole} cannot be split into parts of /{length} for nodes")
     if len({each.version for each in subnets}) != len(subnets):
         raise ValueError(f"two subnets of one family: {config.subnets}")
     return subnets, tuple(lengths)
