@@ -73,52 +73,72 @@ SCRIPTS = {
 }
 
 
+# Who talks to the API server, and as which service account of the shipped manifests.
+ACCOUNTS = {
+    "cni-controller": "cni-controller",
+    "cni-node-default": "cni-node",
+    "cni-node-dpu": "cni-node-dpu",
+    "cni-node-host": "cni-node-host",
+    "csi-node-dpu": "csi-node-dpu",
+    "csi-controller": "csi-controller",
+    "csi-node-host": "csi-node-host",
+}
+ACCOUNT_PREFIX = "system:serviceaccount:dpu-offload:"
+
+
 def issue(authority: Authority) -> None:
     """Write every daemon's certificate."""
     for node, component in _IDENTITIES:
         authority.issue(node=node, component=component)
 
 
-def write_kubeconfig(layout: Layout, ports: Ports, authority: Authority) -> None:
-    """A token for the stand-in API server, its certificate, and a kubeconfig that fits both."""
+def write_kubeconfigs(layout: Layout, ports: Ports, authority: Authority) -> None:
+    """Tokens for the stand-in API server, its certificate, and kubeconfigs: the lab's, and one for each daemon."""
     authority.issue_names("127.0.0.1", "localhost", file="apiserver")
-    token = secrets.token_urlsafe(24)
-    _write_private(layout.pki / "token", f"{token},lab,lab\n")
-    content = {
+    users = {layout.kubeconfig: "lab"}
+    users |= {layout.account(name): ACCOUNT_PREFIX + account for name, account in ACCOUNTS.items()}
+    layout.account("").mkdir(parents=True, exist_ok=True)
+    lines = []
+    for file, user in users.items():
+        token = secrets.token_urlsafe(24)
+        lines.append(f"{token},{user},{user}\n")
+        _write_private(file, yaml.safe_dump(_kubeconfig(ports, authority, token), sort_keys=False))
+    _write_private(layout.pki / "token", "".join(lines))
+
+
+def _kubeconfig(ports: Ports, authority: Authority, token: str) -> Configuration:
+    cluster = {"server": f"https://127.0.0.1:{ports.api_server}", "certificate-authority": str(authority.ca)}
+    return {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "lab",
-        "clusters": [
-            {
-                "name": "lab",
-                "cluster": {
-                    "server": f"https://127.0.0.1:{ports.api_server}",
-                    "certificate-authority": str(authority.ca),
-                },
-            }
-        ],
+        "clusters": [{"name": "lab", "cluster": cluster}],
         "users": [{"name": "lab", "user": {"token": token}}],
         "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
     }
-    _write_private(layout.kubeconfig, yaml.safe_dump(content, sort_keys=False))
 
 
 def daemons(
-    layout: Layout, ports: Ports, *, network: Network, kubeconfig: Path, lvstore: str
+    layout: Layout, ports: Ports, *, network: Network, kubeconfig: Path | None, lvstore: str
 ) -> dict[str, Configuration]:
-    """Every daemon by name, in no particular order: each waits for what it needs."""
+    """Every daemon by name, in no particular order: each waits for what it needs.
+
+    ``kubeconfig``: for all of them; None: each has its own.
+    """
     found = {
-        "cni-controller": _cni_controller(network, kubeconfig),
-        "cni-node-default": _cni_node(layout, ports, network, kubeconfig, DEFAULT_NODE),
-        "cni-node-dpu": _cni_node(layout, ports, network, kubeconfig, DPU_NODE),
-        "cni-node-host": _cni_node(layout, ports, network, kubeconfig, HOST_NODE),
+        "cni-controller": _cni_controller(network),
+        "cni-node-default": _cni_node(layout, ports, network, DEFAULT_NODE),
+        "cni-node-dpu": _cni_node(layout, ports, network, DPU_NODE),
+        "cni-node-host": _cni_node(layout, ports, network, HOST_NODE),
         "sriov-device-plugin": _device_plugin(layout),
         "opi-bridge": _opi_bridge(layout),
         "volume-attacher": _volume_attacher(layout),
-        "csi-node-dpu": _csi_node_dpu(layout, ports, kubeconfig),
-        "csi-controller": _csi_controller(layout, ports, kubeconfig, lvstore),
-        "csi-node-host": _csi_node_host(layout, kubeconfig),
+        "csi-node-dpu": _csi_node_dpu(layout, ports),
+        "csi-controller": _csi_controller(layout, ports, lvstore),
+        "csi-node-host": _csi_node_host(layout),
     }
+    for name in ACCOUNTS:
+        found[name]["kubeconfig"] = str(kubeconfig or layout.account(name))
     return {name: {**found[name], "http": f"127.0.0.1:{ports.http[name]}"} for name in SCRIPTS}
 
 
@@ -131,21 +151,19 @@ def _tls(layout: Layout, *, node: str, component: str) -> dict[str, str]:
     return {"ca": str(files.ca), "certificate": str(files.certificate), "key": str(files.key)}
 
 
-def _cni_controller(network: Network, kubeconfig: Path) -> Configuration:
+def _cni_controller(network: Network) -> Configuration:
     return {
-        "kubeconfig": str(kubeconfig),
         "northbound": {"remotes": network.central.nb},
         # The one replica keeps its identity through a restart, as a container does in its pod: no wait for the lease.
         "leader_election": {"namespace": NAMESPACE, "identity": "lab"},
     }
 
 
-def _cni_node(layout: Layout, ports: Ports, network: Network, kubeconfig: Path, node: str) -> Configuration:
+def _cni_node(layout: Layout, ports: Ports, network: Network, node: str) -> Configuration:
     mode = {DEFAULT_NODE: "default", HOST_NODE: "host", DPU_NODE: "dpu"}[node]
     configuration: dict[str, Any] = {
         "mode": mode,
         "node_name": node,
-        "kubeconfig": str(kubeconfig),
         "cni_socket": str(layout.cni_socket(node)),
         "state_dir": str(layout.daemon_state(f"cni-node-{mode}")),
         "node_netns": str(network.namespace_path(node)),
@@ -206,23 +224,21 @@ def _volume_attacher(layout: Layout) -> Configuration:
     }
 
 
-def _csi_node_dpu(layout: Layout, ports: Ports, kubeconfig: Path) -> Configuration:
+def _csi_node_dpu(layout: Layout, ports: Ports) -> Configuration:
     address = f"127.0.0.1:{ports.csi_node_dpu}"
     return {
         "node_name": DPU_NODE,
         "listen": address,
         "advertise": address,
         "tls": _tls(layout, node=DPU_NODE, component="csi-node-dpu"),
-        "kubeconfig": str(kubeconfig),
         "attacher": f"unix:{layout.attacher_socket}",
         "orphan_grace_seconds": 5,
     }
 
 
-def _csi_controller(layout: Layout, ports: Ports, kubeconfig: Path, lvstore: str) -> Configuration:
+def _csi_controller(layout: Layout, ports: Ports, lvstore: str) -> Configuration:
     return {
         "socket": str(layout.csi_controller_socket),
-        "kubeconfig": str(kubeconfig),
         "tls": _tls(layout, node="lab", component="csi-controller"),
         "backends": {
             "main": {
@@ -239,11 +255,10 @@ def _csi_controller(layout: Layout, ports: Ports, kubeconfig: Path, lvstore: str
     }
 
 
-def _csi_node_host(layout: Layout, kubeconfig: Path) -> Configuration:
+def _csi_node_host(layout: Layout) -> Configuration:
     return {
         "socket": str(layout.csi_host_socket),
         "node_name": HOST_NODE,
-        "kubeconfig": str(kubeconfig),
         "sysfs_root": str(layout.sysfs(HOST_NODE)),
         "dev_root": str(layout.devices),
         "physical_functions": {"0": plan.STORAGE_PF},

@@ -61,6 +61,15 @@ class Layout:
     def kubeconfig(self) -> Path:
         return self.run / "kubeconfig"
 
+    def account(self, name: str) -> Path:
+        """A daemon's own kubeconfig, by its service account."""
+        return self.run / "accounts" / name
+
+    @property
+    def requests(self) -> Path:
+        """Who asked the API server for what: one line for each sort of request."""
+        return self.run / "requests.jsonl"
+
     @property
     def config(self) -> Path:
         return self.run / "config"

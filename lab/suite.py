@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import shutil
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from lab.demo.steps import Recorder
 from lab.hardware import plan
 from lab.layout import DEFAULT_NODE, DPU_NODE, HOST_NODE, Layout
 from lab.network import Network, NetworkSpec, NodeSpec, VirtualFunction
+from lab.ports import free_port
 from lab.processes import ProcessDied, ProcessRecord
 from lab.requirements import CNI_BINARY
 
@@ -125,7 +125,7 @@ class Suite:
             shutil.copy2(CNI_BINARY, binary)
             binary.with_name(binary.name + ".socket").write_text(str(layout.cni_socket(node)))
         if self.options.kubeconfig is None:
-            configurations.write_kubeconfig(layout, ports, authority)
+            configurations.write_kubeconfigs(layout, ports, authority)
         for name, configuration in self._daemons(ports).items():
             (layout.config / f"{name}.yaml").write_text(yaml.safe_dump(configuration, sort_keys=False))
 
@@ -140,6 +140,7 @@ class Suite:
             *("--tls-cert", layout.pki / "apiserver.crt"),
             *("--tls-key", layout.pki / "apiserver.key"),
             *("--token-file", layout.pki / "token"),
+            *("--record", layout.requests),
         ]
         process = self.start("apiserver", command)
         await self._connects(process, "127.0.0.1", ports.api_server)
@@ -208,7 +209,7 @@ class Suite:
         if self.network is None:
             raise RuntimeError("the network is not up")
         return configurations.daemons(
-            self.layout, ports, network=self.network, kubeconfig=self.kubeconfig, lvstore=LVSTORE
+            self.layout, ports, network=self.network, kubeconfig=self.options.kubeconfig, lvstore=LVSTORE
         )
 
     # -- processes ---------------------------------------------------------------------------------------------
@@ -281,10 +282,3 @@ class Suite:
 
     def _save(self) -> None:
         record.save(self._record, self.layout.state)
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
