@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 REPORTS := build/reports
 
-.PHONY: demo test lint type bench proto manifests clean setup test-real test-vm
+.PHONY: demo test lint type bench proto manifests clean setup test-real test-vm test-faults
 
 setup:
 	@tools/setup
@@ -24,6 +24,11 @@ test-real: setup
 test-vm: setup
 	@tools/setup --vm
 	@$(PYTHON) -m pytest tests/vm -m vm
+
+# Every daemon killed at every point; `make test` has some of each.
+test-faults: setup
+	@tools/setup --tests
+	@$(PYTHON) -m pytest -m faults
 
 lint: setup
 	@.venv/bin/ruff check .

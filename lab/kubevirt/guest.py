@@ -51,6 +51,8 @@ class Guest:
     async def __aenter__(self) -> Guest:
         await namespaces.create(self.namespace)
         self._card = await _tap(self.namespace, CARD)
+        # Nobody has waited for duplicate addresses on the wire between a guest and its pod.
+        await run(*("ip", "netns", "exec", self.namespace, "sysctl", "-qw", f"net.ipv6.conf.{CARD}.accept_dad=0"))
         await ip(f"link set {CARD} address {self.mac} mtu {self._mtu} up", namespace=self.namespace)
         asyncio.get_running_loop().add_reader(self._card, self._outward)
         return self

@@ -136,7 +136,8 @@ def _v6(subnet: IPNetwork, names: Names, routed: bool) -> dict[str, str]:
     if routed and servers:
         options["dns_server"] = servers[0] if len(servers) == 1 else "{" + ", ".join(servers) + "}"
     if routed and names.search:
-        options["domain_search"] = '"' + ",".join(names.search) + '"'
+        # OVN takes a single one here; the rest comes with the router's advertisement.
+        options["domain_search"] = f'"{names.search[0]}"'
     return options
 
 
