@@ -17,7 +17,7 @@ from opi_bridge.keys import Keys
 from opi_bridge.ledger import Ledger
 from opi_bridge.monitor import Monitor
 from opi_bridge.remote_controllers import Timeouts
-from opi_bridge.resources import Locks, Removal, handlers
+from opi_bridge.resources import Creation, Locks, Removal, handlers
 from opi_bridge.session import Session
 from opi_bridge.table import kinds, stores
 
@@ -59,6 +59,7 @@ async def start(config: OpiBridgeConfig, daemon: Daemon) -> None:
             volumes=made.remote_namespaces,
             monitor=monitor,
             locks=locks,
+            creation=Creation(table, locks),
             removal=Removal(table, locks),
         ),
         server,

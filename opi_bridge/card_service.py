@@ -9,6 +9,7 @@ import grpc.aio
 from dpu_offload_stubs.card.v1 import card_pb2 as pb
 from dpu_offload_stubs.card.v1 import card_pb2_grpc
 from opi_bridge import names
+from opi_bridge.batches import Batches
 from opi_bridge.cards.card import Card
 from opi_bridge.cards.model import CardState, Function, Slot
 from opi_bridge.errors import InvalidArgument
@@ -19,7 +20,7 @@ from opi_bridge.namespaces import NamespaceStore
 from opi_bridge.paths import PathStore
 from opi_bridge.remote_controllers import COLLECTION, RemoteControllerStore, Timeouts, owner_of
 from opi_bridge.remote_namespaces import RemoteNamespaceStore, name_of, nsid_of, size_of
-from opi_bridge.resources import Locks, Removal
+from opi_bridge.resources import Creation, Locks, Removal
 from opi_bridge.session import Session
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -41,6 +42,7 @@ class CardService(card_pb2_grpc.CardServicer):
         volumes: RemoteNamespaceStore,
         monitor: Monitor,
         locks: Locks,
+        creation: Creation,
         removal: Removal,
     ) -> None:
         self._session = session
@@ -53,7 +55,7 @@ class CardService(card_pb2_grpc.CardServicer):
         self._volumes = volumes
         self._monitor = monitor
         self._locks = locks
-        self._removal = removal
+        self._batches = Batches(creation, removal, set_options=self._set_options, wait=self._wait)
 
     async def GetCapabilities(self, request: pb.GetCapabilitiesRequest, context: Context) -> pb.Capabilities:
         has = self._card.capabilities
@@ -128,16 +130,23 @@ class CardService(card_pb2_grpc.CardServicer):
                     shown.controllers.append(str(own))
 
     async def WaitRemoteNamespace(self, request: pb.WaitRemoteNamespaceRequest, context: Context) -> pb.RemoteNamespace:
+        remaining = context.time_remaining()
+        seconds = _DEFAULT_WAIT if remaining is None else max(0.1, min(remaining - 0.2, 60.0))
+        return await self._wait(request, seconds)
+
+    async def _wait(self, request: pb.WaitRemoteNamespaceRequest, seconds: float) -> pb.RemoteNamespace:
         name = names.parse(request.remote_controller, (COLLECTION,), "remote_controller")
         if not request.nsid:
             raise InvalidArgument("nsid is required: NSIDs count from 1")
-        remaining = context.time_remaining()
-        seconds = _DEFAULT_WAIT if remaining is None else max(0.1, min(remaining - 0.2, 60.0))
         return _volume(await self._volumes.wait(name, request.nsid, request.uuid, seconds=seconds))
 
     async def SetRemoteControllerOptions(
         self, request: pb.SetRemoteControllerOptionsRequest, context: Context
     ) -> pb.SetRemoteControllerOptionsResponse:
+        await self._set_options(request)
+        return pb.SetRemoteControllerOptionsResponse()
+
+    async def _set_options(self, request: pb.SetRemoteControllerOptionsRequest) -> None:
         name = names.parse(request.name, (COLLECTION,))
         timeouts = None
         if not request.keep_timeouts:
@@ -154,22 +163,16 @@ class CardService(card_pb2_grpc.CardServicer):
                 dhchap_ctrlr_key=request.dhchap_ctrlr_key,
                 tls_psk=request.tls_psk,
             )
-        return pb.SetRemoteControllerOptionsResponse()
 
     async def Rescan(self, request: pb.RescanRequest, context: Context) -> pb.RescanResponse:
         await self._namespaces.rescan(names.parse(request.namespace, (SUBSYSTEMS, NAMESPACES), "namespace"))
         return pb.RescanResponse()
 
-    async def DeleteAll(self, request: pb.DeleteAllRequest, context: Context) -> pb.DeleteAllResponse:
-        async def in_turn(chain: pb.Chain) -> None:
-            for name in chain.names:
-                await self._removal.delete(name)
+    async def CreateAll(self, request: pb.CreateAllRequest, context: Context) -> pb.CreateAllResponse:
+        return pb.CreateAllResponse(created=await self._batches.create(request))
 
-        await in_turn(request.first)
-        results = await asyncio.gather(*(in_turn(chain) for chain in request.rest), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+    async def DeleteAll(self, request: pb.DeleteAllRequest, context: Context) -> pb.DeleteAllResponse:
+        await self._batches.delete(request)
         return pb.DeleteAllResponse()
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.Event]:

@@ -43,30 +43,46 @@ class Ledger:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._entries: dict[Name, dict[str, str]] = {}
+        # The same by parent and collection.
+        self._families: dict[tuple[Name, str], dict[Name, dict[str, str]]] = {}
         # Written or dropped by a call that did not see its answer, so that the process may or may not have them.
         self._unsure: set[Name] = set()
 
     async def load(self) -> None:
         bdevs = await self._session.raw("bdev_get_bdevs")
         found = (decode(bdev["name"]) for bdev in bdevs)
-        self._entries = dict(entry for entry in found if entry is not None)
+        self._entries.clear()
+        self._families.clear()
         self._unsure.clear()
+        for entry in found:
+            if entry is not None:
+                self._know(*entry)
+
+    def _know(self, name: Name, values: dict[str, str]) -> None:
+        self._entries[name] = values
+        self._families.setdefault(_family(name), {})[name] = values
+
+    def _forget(self, name: Name) -> None:
+        if self._entries.pop(name, None) is None:
+            return
+        family = self._families[_family(name)]
+        del family[name]
+        if not family:
+            del self._families[_family(name)]
 
     def get(self, name: Name) -> Mapping[str, str] | None:
         return self._entries.get(name)
 
     def under(self, parent: Name, collection: str) -> Iterator[tuple[Name, Mapping[str, str]]]:
         """Entries of one collection, of one parent."""
-        for name, values in list(self._entries.items()):
-            if name.parts[-1][0] == collection and name.parent == parent:
-                yield name, values
+        yield from list(self._families.get((parent, collection), {}).items())
 
     async def put(self, name: Name, values: Mapping[str, str]) -> None:
         """Write an entry, or replace the one of that name."""
         old = self._entries.get(name)
         if old == dict(values) and name not in self._unsure:
             return
-        self._entries[name] = dict(values)
+        self._know(name, dict(values))
         self._unsure.add(name)
         try:
             await self._session.call(
@@ -75,7 +91,7 @@ class Ledger:
             )
         except SpdkError as error:
             if error.code != _EXISTS:
-                self._entries.pop(name, None)
+                self._forget(name)
                 self._unsure.discard(name)
                 raise
         self._unsure.discard(name)
@@ -88,7 +104,7 @@ class Ledger:
             return
         self._unsure.add(name)
         await self._remove(name, values)
-        self._entries.pop(name, None)
+        self._forget(name)
         self._unsure.discard(name)
 
     async def _remove(self, name: Name, values: Mapping[str, str]) -> None:
@@ -97,3 +113,7 @@ class Ledger:
         except SpdkError as error:
             if error.code != _MISSING:
                 raise
+
+
+def _family(name: Name) -> tuple[Name, str]:
+    return name.parent, name.parts[-1][0]

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import grpc
-from google.protobuf import empty_pb2
-from google.protobuf.message import Message
+from google.protobuf import any_pb2, empty_pb2
+from google.protobuf.message import DecodeError, Message
 
 from opi_bridge import masks, names, pages
 from opi_bridge.errors import AlreadyExists, Different, FailedPrecondition, InvalidArgument, NotFound
@@ -209,6 +209,30 @@ class Verbs:
             return empty_pb2.Empty()
 
         return call
+
+
+class Creation:
+    """Creates resources of any kind by their create requests alone."""
+
+    def __init__(self, kinds: Iterable[Kind], locks: Locks) -> None:
+        self._kinds = {
+            f"{PACKAGE}.Create{kind.singular}Request": (
+                kind.message(f"Create{kind.singular}Request"),
+                Verbs(kind, locks),
+            )
+            for kind in kinds
+            if "create" in kind.verbs
+        }
+
+    async def create(self, packed: any_pb2.Any) -> Message:
+        """As the resource's own create. Raises InvalidArgument for what is no such request."""
+        request, verbs = self._kinds.get(packed.TypeName(), (None, None))
+        if request is None or verbs is None:
+            raise InvalidArgument(f"{packed.TypeName()[:120]!r} is no request that creates a resource")
+        try:
+            return await verbs.create(request.FromString(packed.value))
+        except DecodeError:
+            raise InvalidArgument(f"{packed.TypeName()} cannot be decoded") from None
 
 
 class Removal:

@@ -40,8 +40,8 @@ async def start(config: VolumeAttacherConfig, daemon: Daemon) -> None:
         Place(one.port, one.physical_function, one.virtual_function, one.vuid, one.pci_address)
         for one in config.functions
     ]
-    bridge = Bridge(channel, host_nqn=identity.nqn, functions=functions, poll=config.poll_seconds)
-    attacher = Attacher(bridge, records, shared_nqn=config.shared_nqn, workers=config.workers)
+    bridge = Bridge(channel, functions=functions, poll=config.poll_seconds)
+    attacher = Attacher(bridge, records, host_nqn=identity.nqn, shared_nqn=config.shared_nqn, workers=config.workers)
     card = CardFacts()
     daemon.health.set("bridge", False, "not asked yet")
 

@@ -11,9 +11,10 @@ import msgspec
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
 from foundation.daemon import logs
 from foundation.daemon.backoff import Backoff
+from foundation.daemon.sharing import SharedRead
 from foundation.daemon.work import Joining, KeyedQueue
 from volume_attacher import actual as reading
-from volume_attacher import naming, views
+from volume_attacher import naming, opi_requests, views
 from volume_attacher.actual import Actual
 from volume_attacher.board import Board
 from volume_attacher.bridge import Bridge
@@ -37,9 +38,10 @@ _PATIENCE: Final = 1.0
 class Attacher:
     """All work on this DPU. `shared_nqn` is a template with {port}, {pf} and {vf}."""
 
-    def __init__(self, bridge: Bridge, records: Records, *, shared_nqn: str, workers: int = 32) -> None:
+    def __init__(self, bridge: Bridge, records: Records, *, host_nqn: str, shared_nqn: str, workers: int = 32) -> None:
         self._bridge = bridge
         self._records = records
+        self._host_nqn = host_nqn
         self._shared_nqn = shared_nqn
         self._secrets: dict[str, Secrets] = {}
         self._actual: Actual | None = None
@@ -52,8 +54,7 @@ class Attacher:
         self._sweeps: KeyedQueue[str] = KeyedQueue(self._sweep, workers=4, backoff=Backoff(1.0, 30.0), name="sweep")
         self._look_again = asyncio.Event()
         self._seen_instance = ""
-        self._reading = asyncio.Lock()
-        self._asked = self._read_for = 0
+        self._shared_read = SharedRead(self._read)
         self._active = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -194,7 +195,7 @@ class Attacher:
         self._secrets[record.volume_id] = secrets
         connected = self._actual is not None and self._actual.of(naming.object_id(record.volume_id)).ways
         if before not in (None, secrets) and connected and secrets.dhchap_key:
-            await self._bridge.set_keys(naming.object_id(record.volume_id), secrets)
+            await self._bridge.set_options(opi_requests.keys(naming.object_id(record.volume_id), secrets))
 
     # --- detaching
 
@@ -323,18 +324,15 @@ class Attacher:
     # --- what is known
 
     async def refresh(self) -> Actual:
-        """Read the bridge's state and show what it means; calls that come together share a read. Raises BridgeError."""
-        self._asked += 1
-        mine = self._asked
-        async with self._reading:
-            if self._read_for >= mine and self._actual is not None and not self._away:
-                return self._actual
-            begun = self._asked
-            actual = self._actual = reading.read(await self._bridge.state())
-            self._read_for, self._away = begun, ""
+        """Read the bridge's state and show what it means. Raises BridgeError."""
+        await self._shared_read()
+        return self._known()
+
+    async def _read(self) -> None:
+        self._actual = reading.read(await self._bridge.state())
+        self._away = ""
         for record in self._records:
             self._show(record)
-        return actual
 
     def went_away(self, reason: str, *, card: bool = False) -> None:
         """Note that nothing can be known at present; with `card`, that all on the card's process is lost."""
@@ -358,6 +356,7 @@ class Attacher:
         return Attachment(
             self._bridge,
             record,
+            host_nqn=self._host_nqn,
             secrets=self._secrets.get(record.volume_id),
             shared_nqn=self._nqn_of(record),
             alone=alone,

@@ -66,6 +66,22 @@ def controller_id(port: int, pf: int, vf: int) -> str:
     return f"port{port}-pf{pf}-vf{vf}"
 
 
+def namespace_name(subsystem: str, nsid: int) -> str:
+    return f"{subsystem_name(subsystem)}/nvmeNamespaces/{namespace_id(nsid)}"
+
+
+def controller_name(subsystem: str, port: int, pf: int, vf: int) -> str:
+    return f"{subsystem_name(subsystem)}/nvmeControllers/{controller_id(port, pf, vf)}"
+
+
+def encrypted_name(identifier: str) -> str:
+    return f"encryptedVolumes/{identifier}"
+
+
+def qos_name(identifier: str) -> str:
+    return f"qosVolumes/{identifier}"
+
+
 def path_name(remote: str, path: str) -> str:
     return f"{remote_name(remote)}/nvmePaths/{path}"
 

@@ -124,20 +124,23 @@ class PlainOpi:
             for one in found
         ]
 
-    async def wait(self, identifier: str, nsid: int, uuid: str, *, seconds: float) -> card_pb2.RemoteNamespace:
+    async def wait(self, request: card_pb2.WaitRemoteNamespaceRequest, *, seconds: float) -> card_pb2.RemoteNamespace:
         """The namespace as soon as it is there. Raises Missing after `seconds`."""
+        identifier = _id(request.remote_controller)
         pauses = Backoff(0.02, 0.5)
         failures = 0
         try:
             async with asyncio.timeout(seconds):
                 while True:
                     for one in await self.remote_namespaces(identifier):
-                        if one.nsid == nsid and one.uuid in ("", uuid):
+                        if one.nsid == request.nsid and one.uuid in ("", request.uuid):
                             return one
                     failures += 1
                     await asyncio.sleep(pauses.delay(failures))
         except TimeoutError:
-            raise Missing(f"{identifier} shows no namespace {nsid} with uuid {uuid} after {seconds:g} s") from None
+            raise Missing(
+                f"{identifier} shows no namespace {request.nsid} with uuid {request.uuid} after {seconds:g} s"
+            ) from None
 
     async def _put_subsystems(self, result: card_pb2.State) -> None:
         listing = frontend_nvme_pb2.ListNvmeSubsystemsRequest()

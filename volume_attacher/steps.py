@@ -6,16 +6,21 @@ host's side first, so that a disk is hidden before anything under it goes.
 
 import asyncio
 import hashlib
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from google.protobuf.message import Message
+
+from dpu_offload_stubs.card.v1 import card_pb2
 from foundation.daemon import metrics
 from volume_attacher import naming
+from volume_attacher import opi_requests as opi
 from volume_attacher.actual import Actual, lacking_portals, subsystem_id
 from volume_attacher.bridge import Bridge, resolve
-from volume_attacher.errors import BridgeError, Missing, Refused, Unsupported
+from volume_attacher.errors import Missing, Refused, Unsupported
 from volume_attacher.functions import SHARED_NAMESPACES
 from volume_attacher.model import Portal, Record, Secrets
 
@@ -23,17 +28,16 @@ log: Final = logging.getLogger(__name__)
 ATTACH_SECONDS: Final = metrics.steps("attach_step_seconds", "Time of each step of an attachment.")
 DETACH_SECONDS: Final = metrics.steps("detach_step_seconds", "Time of each step of undoing an attachment.")
 _REMOTE_NSID: Final = 1
-_NAMESPACE_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True)
 class Step:
-    """`done` looks at the state; `do` and `undo` change it, both harmless when there is nothing to do."""
+    """`done` looks at the state; `creations` and `undo` change it, both harmless when there is nothing to do."""
 
     name: str
     after: Sequence[str]
     done: Callable[[Actual], bool]
-    do: Callable[[], Awaitable[None]]
+    creations: Callable[[], list[card_pb2.Creation]]
     undo: Callable[[], Awaitable[None]]
 
 
@@ -41,15 +45,17 @@ class Attachment:
     """The steps of one record. `secrets` is None when they are not known (any more)."""
 
     def __init__(
-        self, bridge: Bridge, record: Record, *, secrets: Secrets | None, shared_nqn: str, alone: bool
+        self, bridge: Bridge, record: Record, *, host_nqn: str, secrets: Secrets | None, shared_nqn: str, alone: bool
     ) -> None:
         self._bridge = bridge
         self._record = record
+        self._host_nqn = host_nqn
         self._secrets = secrets
         self._shared_nqn = shared_nqn
         self._alone = alone
         self._id = naming.object_id(record.volume_id)
         self._subsystem = subsystem_id(record)
+        self._addresses: dict[str, str] = {}
         self.size = 0
         """In bytes, once connected."""
         self.unopened: list[Portal] = []
@@ -81,6 +87,33 @@ class Attachment:
     async def do(self, actual: Actual | None = None) -> None:
         """Run the steps; with `actual`, only those not yet done there. On failure nothing is undone here."""
         todo = [step for step in self.steps() if actual is None or not step.done(actual)]
+        if not todo:
+            return
+        await self._resolve()
+        with metrics.step_timer(ATTACH_SECONDS, step="all"):
+            try:
+                await self._do_at_once(todo)
+            except Unsupported:
+                await self._do_in_turn(todo)
+
+    async def _resolve(self) -> None:
+        portals = self._record.specification.remote.portals
+        self._addresses = {portal.address: await resolve(portal.address) for portal in portals}
+
+    async def _do_at_once(self, todo: Sequence[Step]) -> None:
+        first = [step for step in todo if not step.after]
+        then = [step for step in todo if step.after]
+        wanted = {step.name: step.creations() for step in todo}
+        created = await self._bridge.create_all(
+            [wanted[step.name] for step in first],
+            [creation for step in then for creation in wanted[step.name]],
+            paths=len(self._addresses),
+        )
+        rest = iter(created)
+        for step in (*first, *then):
+            self._learn(step, list(itertools.islice(rest, len(wanted[step.name]))))
+
+    async def _do_in_turn(self, todo: Sequence[Step]) -> None:
         tasks: dict[str, asyncio.Task[None]] = {}
         async with _Group() as group:
             for step in todo:
@@ -90,8 +123,19 @@ class Attachment:
     async def _run(self, step: Step, before: Sequence[asyncio.Task[None]]) -> None:
         for task in before:
             await asyncio.shield(task)
-        with metrics.step_timer(ATTACH_SECONDS, step=step.name):
-            await step.do()
+        self._learn(step, await self._bridge.single.create_chain(step.creations()))
+
+    def _learn(self, step: Step, created: Sequence[card_pb2.Created]) -> None:
+        ATTACH_SECONDS.labels(step=step.name, outcome="ok").observe(sum(one.seconds for one in created))
+        if step.name != "connect":
+            return
+        found = created[-1].namespace
+        self.size, self._disk = found.size_bytes, found.volume
+        portals = self._record.specification.remote.portals
+        for portal, one in zip(portals, created[-1 - len(portals) : -1], strict=True):
+            if one.refused:
+                log.warning("%s: no path over %s: %s", self._record.volume_id, portal, one.refused)
+                self.unopened.append(portal)
 
     async def undo(self) -> None:
         """Take everything down, in reverse; what is gone already does not matter. Raises the first BridgeError."""
@@ -104,17 +148,25 @@ class Attachment:
 
     async def _names(self) -> tuple[list[str], list[list[str]]]:
         """What the steps make, in the order in which `_undo_step_by_step` removes it."""
-        subsystem, wanted = naming.subsystem_name(self._subsystem), self._record.specification
-        first = [f"{subsystem}/nvmeNamespaces/{naming.namespace_id(self._record.nsid)}"]
+        wanted = self._record.specification
+        await self._resolve()
+        first = [naming.namespace_name(self._subsystem, self._record.nsid)]
         if wanted.limits:
-            first.insert(0, f"qosVolumes/{self._id}")
-        storage = [f"encryptedVolumes/{self._id}"] if wanted.encrypted else []
-        for portal in wanted.remote.portals:
-            path = naming.path_id(portal.transport, await resolve(portal.address), portal.port)
-            storage.append(naming.path_name(self._id, path))
-        storage.append(naming.remote_name(self._id))
-        host = [f"{subsystem}/nvmeControllers/{naming.controller_id(*self._record.place.key)}", subsystem]
+            first.insert(0, naming.qos_name(self._id))
+        storage = [naming.encrypted_name(self._id)] if wanted.encrypted else []
+        storage += [*self._paths(), naming.remote_name(self._id)]
+        host = [self._controller, naming.subsystem_name(self._subsystem)]
         return first, [host, storage] if self._alone else [storage]
+
+    def _paths(self) -> list[str]:
+        return [
+            naming.path_name(self._id, naming.path_id(portal.transport, self._addresses[portal.address], portal.port))
+            for portal in self._record.specification.remote.portals
+        ]
+
+    @property
+    def _controller(self) -> str:
+        return naming.controller_name(self._subsystem, *self._record.place.key)
 
     async def _undo_step_by_step(self) -> None:
         steps = {step.name: step for step in self.steps()}
@@ -144,113 +196,103 @@ class Attachment:
     def _connected(self, actual: Actual) -> bool:
         return actual.of(self._id).disk(self._record.specification.remote.uuid) is not None
 
-    async def _connect(self) -> None:
-        remote = self._record.specification.remote
-        await self._bridge.create_remote(self._id)
+    def _connect(self) -> list[card_pb2.Creation]:
+        portals = self._record.specification.remote.portals
+        result = [opi.creation(opi.remote_controller(self._id))]
         if self._record.secured:
             if self._secrets is None:
                 raise Refused("its keys are not known here: they come with the next Attach call")
             if self._secrets.dhchap_key or self._secrets.tls_psk:
-                await self._bridge.set_keys(self._id, self._secrets)
-        self.unopened.clear()
-        failures: list[BridgeError] = []
-        for portal in remote.portals:
-            try:
-                await self._bridge.connect(self._id, portal, await resolve(portal.address), remote.nqn)
-            except BridgeError as error:
-                log.warning("%s: no path over %s: %s", self._record.volume_id, portal, error)
-                failures.append(error)
-                self.unopened.append(portal)
-        if len(failures) == len(remote.portals):
-            raise failures[0]
-        found = await self._bridge.wait_remote_namespace(
-            self._id, _REMOTE_NSID, remote.uuid, seconds=_NAMESPACE_SECONDS
+                result.append(card_pb2.Creation(options=opi.keys(self._id, self._secrets)))
+        result += [opi.creation(self._path(portal), any_of=True) for portal in portals]
+        wait = opi.wait(self._id, _REMOTE_NSID, self._record.specification.remote.uuid)
+        return [*result, card_pb2.Creation(wait=wait)]
+
+    def _path(self, portal: Portal) -> Message:
+        return opi.path(
+            self._id,
+            portal,
+            address=self._addresses[portal.address],
+            nqn=self._record.specification.remote.nqn,
+            host_nqn=self._host_nqn,
         )
-        self.size = found.size_bytes
-        self._disk = found.volume
 
     async def _disconnect(self) -> None:
-        for portal in self._record.specification.remote.portals:
-            path = naming.path_id(portal.transport, await resolve(portal.address), portal.port)
-            await self._bridge.disconnect(naming.path_name(self._id, path))
+        for path in self._paths():
+            await self._bridge.single.delete(path)
         try:
-            await self._bridge.delete_remote(self._id)
+            await self._bridge.single.delete(naming.remote_name(self._id))
         except Refused:
             # There are paths that the record does not know.
-            for name in await self._bridge.path_names(self._id):
-                await self._bridge.disconnect(name)
-            await self._bridge.delete_remote(self._id)
+            for path in await self._bridge.path_names(self._id):
+                await self._bridge.single.delete(path)
+            await self._bridge.single.delete(naming.remote_name(self._id))
 
     async def add_paths(self, actual: Actual) -> None:
         """Open the paths that are lacking beside those that work."""
-        remote = self._record.specification.remote
-        addresses = {portal.address: await resolve(portal.address) for portal in remote.portals}
-        for portal in lacking_portals(self._record, actual, addresses):
-            await self._bridge.connect(self._id, portal, addresses[portal.address], remote.nqn)
+        await self._resolve()
+        for portal in lacking_portals(self._record, actual, self._addresses):
+            await self._bridge.single.create(self._path(portal))
 
     # --- encrypt and limit
 
     def _has_encryption(self, actual: Actual) -> bool:
         return actual.of(self._id).encrypted
 
-    async def _encrypt(self) -> None:
+    def _encrypt(self) -> list[card_pb2.Creation]:
         if self._secrets is None or not self._secrets.key:
             raise Refused("its encryption key is not known here: it comes with the next Attach call")
-        await self._bridge.create_encrypted(self._id, self._disk, self._secrets)
+        return [opi.creation(opi.encrypted(self._id, self._disk, self._secrets))]
 
     async def _decrypt(self) -> None:
-        await self._bridge.delete_encrypted(self._id)
+        await self._bridge.single.delete(naming.encrypted_name(self._id))
 
     def _has_limits(self, actual: Actual) -> bool:
         return actual.of(self._id).limited
 
-    async def _limit(self) -> None:
-        await self._bridge.create_qos(self._id, self._volume, self._record.specification.limits)
+    def _limit(self) -> list[card_pb2.Creation]:
+        return [opi.creation(opi.limited(self._id, self._volume, self._record.specification.limits))]
 
     async def _unlimit(self) -> None:
-        await self._bridge.delete_qos(self._id)
+        await self._bridge.single.delete(naming.qos_name(self._id))
 
     # --- the host's side
 
     def _has_subsystem(self, actual: Actual) -> bool:
         return bool(actual.of(self._subsystem).subsystem)
 
-    async def _make_subsystem(self) -> None:
+    def _make_subsystem(self) -> list[card_pb2.Creation]:
         if self._record.shared:
             nqn, namespaces = self._shared_nqn, SHARED_NAMESPACES
         else:
             nqn, namespaces = self._record.specification.remote.nqn, 1
         serial = hashlib.sha256(nqn.encode()).hexdigest()[:20]
-        await self._bridge.create_subsystem(self._subsystem, nqn, serial=serial, namespaces=namespaces)
+        return [opi.creation(opi.subsystem(self._subsystem, nqn, serial=serial, namespaces=namespaces))]
 
     async def _drop_subsystem(self) -> None:
         if self._alone:
-            await self._bridge.delete_subsystem(self._subsystem)
+            await self._bridge.single.delete(naming.subsystem_name(self._subsystem))
 
     def _has_namespace(self, actual: Actual) -> bool:
         shown = actual.of(self._subsystem).namespaces
         return any(ns.nsid == self._record.nsid and ns.uuid == self._record.specification.remote.uuid for ns in shown)
 
-    async def _show(self) -> None:
-        await self._bridge.create_namespace(
-            self._subsystem,
-            self._record.nsid,
-            uuid=self._record.specification.remote.uuid,
-            volume=self._volume,
-        )
+    def _show(self) -> list[card_pb2.Creation]:
+        uuid = self._record.specification.remote.uuid
+        return [opi.creation(opi.namespace(self._subsystem, self._record.nsid, uuid=uuid, volume=self._volume))]
 
     async def _unshow(self) -> None:
-        await self._bridge.delete_namespace(self._subsystem, self._record.nsid)
+        await self._bridge.single.delete(naming.namespace_name(self._subsystem, self._record.nsid))
 
     def _has_controller(self, actual: Actual) -> bool:
         return any(place.key == self._record.place.key for place in actual.of(self._subsystem).places)
 
-    async def _expose(self) -> None:
-        await self._bridge.create_controller(self._subsystem, self._record.place)
+    def _expose(self) -> list[card_pb2.Creation]:
+        return [opi.creation(opi.controller(self._subsystem, self._record.place))]
 
     async def _hide(self) -> None:
         if self._alone:
-            await self._bridge.delete_controller(self._subsystem, self._record.place)
+            await self._bridge.single.delete(self._controller)
 
 
 class _Group:

@@ -3,6 +3,7 @@
 import logging
 from typing import Final
 
+from volume_attacher import naming
 from volume_attacher.actual import Parts
 from volume_attacher.bridge import Bridge
 
@@ -12,17 +13,18 @@ log: Final = logging.getLogger(__name__)
 async def sweep(bridge: Bridge, identifier: str, parts: Parts) -> None:
     """Remove all that is under one id. Raises BridgeError at the first refusal; a later sweep goes on."""
     log.info("removing what is left under %s", identifier)
+    delete = bridge.single.delete
     if parts.limited:
-        await bridge.delete_qos(identifier)
+        await delete(naming.qos_name(identifier))
     for shown in parts.namespaces:
-        await bridge.delete_namespace(identifier, shown.nsid)
+        await delete(naming.namespace_name(identifier, shown.nsid))
     for place in parts.places:
-        await bridge.delete_controller(identifier, place)
+        await delete(naming.controller_name(identifier, *place.key))
     if parts.subsystem:
-        await bridge.delete_subsystem(identifier)
+        await delete(naming.subsystem_name(identifier))
     if parts.encrypted:
-        await bridge.delete_encrypted(identifier)
+        await delete(naming.encrypted_name(identifier))
     if parts.remote:
         for path in await bridge.path_names(identifier):
-            await bridge.disconnect(path)
-        await bridge.delete_remote(identifier)
+            await delete(path)
+        await delete(naming.remote_name(identifier))

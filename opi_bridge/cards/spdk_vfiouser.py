@@ -12,16 +12,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
+from foundation.daemon.sharing import SharedRead
 from foundation.spdk.errors import SpdkError
 from opi_bridge.cards.model import VFIOUSER, Capabilities, Controller, Function, Namespace, Slot
 from opi_bridge.cards.qmp import Plug
 from opi_bridge.cards.spdk_nvmf import SpdkNvmfCard
 from opi_bridge.errors import AlreadyExists
 from opi_bridge.session import Session
-
-_DIRECTORY: Final = re.compile(r"pf(\d+)vf(\d+)")
 
 
 class SpdkVfioUserCard(SpdkNvmfCard):
@@ -41,6 +39,8 @@ class SpdkVfioUserCard(SpdkNvmfCard):
     ) -> None:
         super().__init__(session, functions)
         self._directory = directory
+        self._pattern = re.compile(re.escape(f"{directory}/pf") + r"(\d+)vf(\d+)")
+        self._fresh_look = SharedRead(self._read)
         self._settle = settle
         # When the last namespace of a subsystem was taken from its host; -inf: it had none.
         self._removed: dict[str, float] = {}
@@ -64,17 +64,14 @@ class SpdkVfioUserCard(SpdkNvmfCard):
     def slot_of(self, address: Mapping[str, str]) -> Slot | None:
         if address["trtype"].upper() != VFIOUSER:
             return None
-        path = Path(address["traddr"])
-        match = _DIRECTORY.fullmatch(path.name)
-        if path.parent != self._directory or match is None:
-            return None
-        return Slot(0, int(match[1]), int(match[2]))
+        match = self._pattern.fullmatch(address["traddr"])
+        return Slot(0, int(match[1]), int(match[2])) if match else None
 
     async def before_listening(self, slot: Slot) -> None:
         socket = self._place(slot) / "cntrl"
         if await asyncio.to_thread(_make_place, socket):
             # Somebody's socket is in the way. It is stale only if a fresh look finds nobody listening.
-            for subsystem in await self._read():
+            for subsystem in await self._fresh_look():
                 if subsystem.controller(slot) is not None:
                     raise AlreadyExists(f"function {slot} carries a controller of subsystem {subsystem.nqn} already")
             await asyncio.to_thread(socket.unlink, missing_ok=True)
