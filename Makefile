@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 REPORTS := build/reports
 
-.PHONY: demo test lint type bench proto manifests clean setup test-real test-vm test-faults
+.PHONY: demo test lint type bench proto manifests clean setup test-real test-vm test-arm test-faults
 
 setup:
 	@tools/setup
@@ -19,6 +19,12 @@ test:
 # The contract tests on real parts: KUBECONFIG names a scratch cluster, SPDK_TGT a spdk_tgt binary.
 test-real: setup
 	@$(PYTHON) -m pytest -m "real_api_server or real_spdk"
+
+# cni-bin for a DPU's own processors, run under emulation.
+test-arm: setup
+	@apt-get install -y -q --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static >/dev/null
+	@$(PYTHON) hatch_build.py --cni-bin-for=aarch64-linux-gnu
+	@$(PYTHON) -m pytest tests/node/test_cni_bin.py -k aarch64
 
 # Real SR-IOV, VFIO, NVMe and OVS' kernel datapath, in a guest under QEMU.
 test-vm: setup
@@ -55,4 +61,4 @@ manifests: setup
 	@$(PYTHON) tools/manifests.py
 
 clean:
-	@rm -rf build dist dpu_offload_stubs cni/bin/dpu-offload .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf build dist dpu_offload_stubs cni/bin/dpu-offload cni/bin/dpu-offload-aarch64 .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,7 @@
 """Builds every file that git does not hold: the gRPC stubs from proto/, the static cni-bin from its C source.
 
 `python hatch_build.py [--force]` does it in the working tree; `pip install` does the same through CustomBuildHook.
+`--cni-bin-for=aarch64-linux-gnu` also compiles cni-bin for another machine.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 PACKAGE = "dpu_offload_stubs"
 GENERATORS = ("grpcio-tools", "mypy-protobuf", "protobuf")
 FINGERPRINT = ".fingerprint"
+_FOR = "--cni-bin-for="
 
 
 class BuildError(Exception):
@@ -54,18 +56,25 @@ def generate_stubs(root: Path, *, force: bool = False) -> bool:
     return True
 
 
-def compile_cni_bin(root: Path, *, force: bool = False) -> str:
-    """Compile `cni/bin/cni_bin.c` to the static `cni/bin/dpu-offload`; returns one sentence on what was done."""
-    source, binary = root / "cni/bin/cni_bin.c", root / "cni/bin/dpu-offload"
+def compile_cni_bin(root: Path, *, force: bool = False, target: str = "") -> str:
+    """Compile `cni/bin/cni_bin.c` to the static `cni/bin/dpu-offload`; returns one sentence on what was done.
+
+    `target` is another machine's GNU triplet, such as `aarch64-linux-gnu`: its compiler `<target>-gcc` then makes
+    `cni/bin/dpu-offload-<architecture>`, which is what the DPU's own pods need where images are built elsewhere.
+    """
+    source = root / "cni/bin/cni_bin.c"
+    binary = root / ("cni/bin/dpu-offload" + (f"-{target.partition('-')[0]}" if target else ""))
     if not source.is_file():
         return f"cni-bin is not built: {source} does not exist"
     if not force and binary.is_file() and binary.stat().st_mtime_ns >= source.stat().st_mtime_ns:
         return "cni-bin is up to date"
-    compiler = shutil.which(os.environ.get("CC", "cc"))
+    compiler = shutil.which(f"{target}-gcc" if target else os.environ.get("CC", "cc"))
+    if compiler is None and target:
+        raise BuildError(f"cni-bin is not built for {target}: {target}-gcc is not on PATH; install gcc-{target}")
     if compiler is None:
         return "cni-bin is not built: no C compiler (cc, or what CC names) is on PATH; its Python twin stays usable"
     with _locked(root):
-        fresh = root / "build" / f"dpu-offload.{os.getpid()}"
+        fresh = root / "build" / f"{binary.name}.{os.getpid()}"
         try:
             _run([compiler, "-O2", "-static", "-Wall", "-Wextra", "-o", str(fresh), str(source)], cwd=root)
             os.replace(fresh, binary)
@@ -159,6 +168,8 @@ def main() -> None:
     try:
         print(f"{PACKAGE} is {'generated' if generate_stubs(root, force=force) else 'up to date'}")
         print(compile_cni_bin(root, force=force))
+        for target in (word.removeprefix(_FOR) for word in sys.argv[1:] if word.startswith(_FOR)):
+            print(compile_cni_bin(root, force=force, target=target))
     except BuildError as error:
         sys.exit(str(error))
 

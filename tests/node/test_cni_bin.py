@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cni.node.wire import RawCall, answer, read_call
+from hatch_build import compile_cni_bin
 from tests.node.stage import BINARY, ROOT
 
 TWINS = {"c": (str(BINARY),), "python": (sys.executable, "-I", "-S", "-E", str(ROOT / "cni/bin/__main__.py"))}
@@ -19,9 +21,18 @@ CONF = b'{"cniVersion": "1.0.0", "name": "lan", "type": "dpu-offload"}'
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-@pytest.fixture(params=sorted(TWINS))
+@pytest.fixture(params=["c", "python", "aarch64"])
 def command(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    return TWINS[request.param]
+    return TWINS[request.param] if request.param in TWINS else emulated()
+
+
+def emulated() -> tuple[str, ...]:
+    """cni-bin as DPUs run it, on this machine; `make test-arm` installs what it needs."""
+    emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    if emulator is None or shutil.which("aarch64-linux-gnu-gcc") is None:
+        pytest.skip("needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user-static (make test-arm)")
+    compile_cni_bin(ROOT, target="aarch64-linux-gnu")
+    return (emulator, str(BINARY.with_name("dpu-offload-aarch64")))
 
 
 @contextlib.asynccontextmanager
