@@ -10,8 +10,9 @@ from google.protobuf import any_pb2
 from dpu_offload_stubs.card.v1 import card_pb2 as pb
 from dpu_offload_stubs.card.v1 import card_pb2_grpc
 from foundation.daemon.serving import dial
+from lab.ports import free_port
 from opi_bridge.conformance.client import OpiClient
-from tests.dpu_rig.rig import HOST_NQN, DpuRig, Volume, free_port
+from tests.dpu_rig.rig import HOST_NQN, DpuRig, Volume
 from volume_attacher import opi_requests as opi
 from volume_attacher.model import Place, Portal
 

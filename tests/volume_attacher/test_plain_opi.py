@@ -7,7 +7,8 @@ import pytest
 
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
 from dpu_offload_stubs.card.v1 import card_pb2_grpc
-from tests.dpu_rig.rig import DpuRig, Pair, eventually, free_port
+from lab.ports import free_port
+from tests.dpu_rig.rig import DpuRig, Pair, eventually
 from volume_attacher.config import FunctionConfig
 
 KEYS = pb.Encryption(key="00112233445566778899aabbccddeeff", tweak_key="ffeeddccbbaa99887766554433221100")
