@@ -1,0 +1,72 @@
+"""Chart and kustomize say the same, in each profile, as the programs that users run render them."""
+
+import importlib.util
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from tests.deploy.shipped import CHART, KUSTOMIZE, ROOT, Body, documents, identity
+
+
+def ordered(found: list[Body]) -> list[Body]:
+    return sorted(found, key=identity)
+
+
+@pytest.fixture(scope="session")
+def manifests() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("manifests", ROOT / "tools/manifests.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_kustomize_holds_what_the_chart_renders(helm: Path, manifests: ModuleType) -> None:
+    wanted = {str(path): text for path, text in manifests.files(helm).items()}
+    there = {
+        str(path.relative_to(KUSTOMIZE)): path.read_text()
+        for directory in ("base", "components")
+        for path in (KUSTOMIZE / directory).rglob("*.yaml")
+    }
+    assert there == wanted, "run `make manifests`"
+
+
+def test_a_profile_is_the_same_by_helm_and_by_kustomize(
+    profile: str, helm: Path, kustomize: Path, manifests: ModuleType
+) -> None:
+    chart = manifests.render(helm, ["-f", str(CHART / "profiles" / f"{profile}.yaml")])
+    built = subprocess.run(
+        [kustomize, "build", KUSTOMIZE / "overlays" / profile], capture_output=True, text=True, check=True
+    ).stdout
+    by_helm = ordered([one for one in yaml.safe_load_all(chart) if one])
+    by_kustomize = ordered(list(yaml.safe_load_all(built)))
+    assert by_helm == by_kustomize
+    assert by_kustomize == ordered(documents(KUSTOMIZE / "overlays" / profile)), "the tests see what users get"
+
+
+def test_every_value_can_be_set(helm: Path, manifests: ModuleType) -> None:
+    """A registry, an API server's address, pull secrets: all of them reach every pod."""
+    values = [
+        *("-f", str(CHART / "profiles/kubevirt.yaml")),
+        *("--set", "images.registry=registry.test/,images.tag=9.9,images.pullSecrets[0].name=pull"),
+        *("--set", "apiServer.host=192.0.2.9,namespace=elsewhere,http.address=127.0.0.1"),
+        *("--set", "config.cniNode.flows_seconds=7,config.csiController.converge_seconds=5"),
+    ]
+    found = [one for one in yaml.safe_load_all(manifests.render(helm, values)) if one]
+    pods = [one["spec"]["template"]["spec"] for one in found if "template" in one.get("spec", {})]
+    assert pods
+    for pod in pods:
+        assert pod["imagePullSecrets"] == [{"name": "pull"}]
+        ours = [one for one in pod["containers"] if "sig-storage" not in one["image"]]
+        assert all(one["image"].startswith("registry.test/dpu-offload/") for one in ours)
+        assert all(one["image"].endswith(":9.9") for one in ours)
+    texts = {one["metadata"]["name"]: one["data"] for one in found if one["kind"] == "ConfigMap"}
+    assert "flows_seconds: 7" in texts["cni-node-dpu"]["cni-node.yaml"]
+    assert "http: 127.0.0.1:9471" in texts["cni-node"]["cni-node.yaml"]
+    assert "converge_seconds: 5" in texts["csi-controller"]["csi-controller.yaml"]
+    namespaced = {one["metadata"].get("namespace") for one in found} - {None}
+    assert namespaced == {"elsewhere", "dpu-offload-secrets"}
