@@ -8,17 +8,6 @@ import pytest
 
 from tests.controller.stage import Northbound, Stage, node
 
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Every daemon at every point takes minutes: `make test-faults` alone runs those."""
-    if "faults" in config.getoption("markexpr"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("faults") is not None]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
-
-
 FAMILIES = {"v4": ("10.1.{}.0/24",), "v6": ("fd01:{}::/64",), "dual": ("10.1.{}.0/24", "fd01:{}::/64")}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import sys
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ class Rig:
 
     def __init__(self, directory: Path) -> None:
         self.stage = Stage(directory, vfs=6, vfio=1, module="cni.node.app")
+        self.stage.prefix = f"kv{os.getpid()}"  # cni-node's own tests may have a stage in this process
         self._numbers = 0
         self._sandboxes: dict[str, Pod] = {}
 

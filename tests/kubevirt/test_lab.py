@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,12 +13,11 @@ import pytest_asyncio
 from benchmarks import report
 from foundation.kube.resources import VIRTUAL_MACHINES
 from lab.kubevirt import dhcp
-from lab.kubevirt.cluster import Machine, Move
-from lab.kubevirt.guest import Guest
 from lab.kubevirt.watched import Watched
 from lab.network.commands import ip, run
 from tests.kubevirt.rig import CONTROLLER, Rig
-from tests.node.stage import DEFAULT, DPU, HOST, Pod
+from tests.kubevirt.walks import Running, body, configured, move, started
+from tests.node.stage import DEFAULT, DPU, HOST
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
@@ -41,93 +39,17 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
         await rig.down()
 
 
-def body(name: str, **interface: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": "kubevirt.io/v1",
-        "kind": "VirtualMachine",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {
-            "running": True,
-            "template": {
-                "metadata": {},
-                "spec": {
-                    "hostname": "web",
-                    "domain": {"devices": {"interfaces": [{"name": "default", **(interface or {"bridge": {}})}]}},
-                    "networks": [{"name": "default", "pod": {}}],
-                },
-            },
-        },
-    }
-
-
-@dataclass
-class Running:
-    """A machine whose guest runs in `sandbox`."""
-
-    rig: Rig
-    machine: Machine
-    guest: Guest
-    sandbox: Pod
-    ips: list[str]
-
-    @property
-    def port(self) -> str:
-        return f"default_vm_{self.machine.name}"
-
-    async def over(self, move: Move, *, kept: bool = False) -> None:
-        """The pod that has lost goes; `kept`: the source has kept the guest."""
-        loser = move.target if kept else move.source
-        await self.rig.delete(loser)
-        await self.machine.end(loser)
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def running(rig: Rig) -> AsyncIterator[Running]:
-    machine = await rig.machine(body(rig.name("m")))
-    pod = await machine.start(DEFAULT)
-    sandbox = await rig.add(pod)
-    given = (await rig.given(pod))["default"]
-    async with rig.guest(given["mac"]) as guest:
-        await guest.plug(sandbox.netns)
-        guest.run(sandbox.netns, announce=False)
-        yield Running(rig, machine, guest, sandbox, given["ips"])
-        assert machine.pod is not None
-        await rig.delete(machine.pod)
-    await machine.stop()
-    await machine.delete()
-
-
-async def configured(running: Running) -> None:
-    """The guest has set itself up with what it was given."""
-    v4 = running.ips[0]
-    gateway = (await running.rig.given(running.machine.pod))["default"]["gateways"][0]  # type: ignore[arg-type]
-    await ip(f"addr replace {v4} dev eth0", f"route replace default via {gateway}", namespace=running.guest.namespace)
-
-
-async def move(running: Running, node: str, *, watched: Watched) -> float:
-    """One pre-copy migration, phase by phase; the longest stand-still of the connection in milliseconds."""
-    rig, machine, guest = running.rig, running.machine, running.guest
-    begun = await machine.begin(node)
-    target = await rig.add(begun.target)
-    await machine.running(begun)
-    await guest.plug(target.netns)
-    await watched.gap()
-    guest.run(target.netns, announce=True)
-    await machine.ready(begun)
-    await rig.bound(running.port, node)
-    await machine.succeed(begun)
-    guest.unplug(running.sandbox.netns)
-    await running.over(begun)
-    running.sandbox = target
-    await asyncio.sleep(0.2)
-    return await watched.gap()
+    async with started(rig) as running:
+        yield running
 
 
 async def test_a_guest_learns_all_it_needs_by_dhcp_and_router_advertisement(running: Running) -> None:
     name = running.guest.namespace
     got = await dhcp.lease(name, "eth0")
     v4, v6 = (each.partition("/")[0] for each in running.ips)
-    gateways = (await running.rig.given(running.machine.pod))["default"]["gateways"]  # type: ignore[arg-type]
+    gateways = (await running.given())["gateways"]
     assert got["address"] == v4
     assert got["routers"] == got["dhcp-server-identifier"] == gateways[0]
     assert got["domain-name-servers"] == "10.96.0.10"
