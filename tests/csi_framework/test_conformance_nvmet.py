@@ -1,11 +1,6 @@
-"""Backend kind `nvmet` under the conformance suite: real files with reflinks, and a laid-out configfs.
-
-A laid-out tree lacks two habits of the kernel's: objects have no attributes of their own, and removing one removes its
-own entries. Both are added here, and nothing else.
-"""
+"""Backend kind `nvmet` under the conformance suite: real files with reflinks, and a laid-out configfs."""
 
 import asyncio
-import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -17,35 +12,15 @@ from csi import identity
 from csi.framework.backend import HostKeys, Portal, SizeRange, VolumeSpec
 from csi.framework.backends.nvmet import NvmetBackend
 from csi.framework.backends.nvmet.config import NvmetConfig, NvmetParameters
-from csi.framework.backends.nvmet.configfs import Configfs
 from csi.framework.conformance.storage import Storage
 from csi.framework.conformance.suite import BackendConformance
 from csi.node_host import mounts
 from lab.hardware import loops
+from tests.csi_rig.nvmet import LaidOut, empty
 
 pytestmark = pytest.mark.root
 
 PORTALS = (Portal("tcp", "192.0.2.1", 4420), Portal("rdma", "2001:db8::1", 4420))
-
-
-class LaidOut(Configfs):
-    def _make(self, path: Path) -> None:
-        if path.exists():
-            return
-        super()._make(path)
-        for below in {"subsystems": ("namespaces", "allowed_hosts"), "ports": ("subsystems",)}.get(
-            path.parent.name, ()
-        ):
-            (path / below).mkdir()
-
-    def _remove(self, path: Path) -> None:
-        if not path.exists():
-            return
-        for root, directories, _ in os.walk(path):
-            held = [name for name in directories if Path(root, name).is_symlink()]
-            assert not held, f"the kernel would refuse: {root} still holds {held}"
-        assert not list(path.glob("namespaces/*")), "the kernel would refuse: namespaces are left"
-        shutil.rmtree(path)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +41,7 @@ def reflinks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    for name in ("subsystems", "ports", "hosts"):
-        (tmp_path / "nvmet" / name).mkdir(parents=True)
-    return tmp_path / "nvmet"
+    return empty(tmp_path / "nvmet")
 
 
 @pytest.fixture
@@ -87,9 +60,7 @@ class TestNvmet(BackendConformance):
     async def storage(self, backend: NvmetBackend, tree: Path) -> Storage:
         async def restart() -> None:
             """The machine boots: configfs is empty, the files are there."""
-            for name in ("ports", "subsystems", "hosts"):
-                shutil.rmtree(tree / name)
-                (tree / name).mkdir()
+            empty(tree)
 
         return Storage(backend=backend, parameters=NvmetParameters(), restart=restart)
 

@@ -198,3 +198,35 @@ async def test_half_a_group_is_nobodys(backend: SpdkBackend, raw: SpdkClient) ->
     assert [each["name"] for each in await raw.call("bdev_lvol_get_lvols")] == [
         names.volume_place(key).lvol for key in keys
     ]
+
+
+async def test_what_a_returning_target_does_not_show_yet_is_not_taken_for_gone(
+    backend: SpdkBackend, raw: SpdkClient
+) -> None:
+    """After a restart the lvol store comes back with its disk: before that, nothing is gone."""
+    volume = await backend.create(spec("a"))
+    snapshot = await backend.snapshot(identity.hashed("s"), volume.key)
+    (disk,) = await raw.call("bdev_get_bdevs", {"name": "aio0"})
+    for each in await raw.call("nvmf_get_subsystems"):
+        if identity.is_ours(each["nqn"]):
+            await raw.call("nvmf_delete_subsystem", {"nqn": each["nqn"]})
+    await raw.call("bdev_aio_delete", {"name": "aio0"})
+    try:
+        for work in (
+            backend.delete(volume.key),
+            backend.delete_snapshot(snapshot.key),
+            backend.get(volume.key),
+            backend.volumes(),
+            backend.snapshots(),
+            backend.garbage(),
+            backend.create(spec("a")),
+        ):
+            with pytest.raises(Unavailable):
+                await work
+    finally:
+        filename = disk["driver_specific"]["aio"]["filename"]
+        await raw.call("bdev_aio_create", {"name": "aio0", "filename": filename, "block_size": 4096})
+    assert [each.key for each in await backend.snapshots()] == [snapshot.key]
+    await backend.delete(volume.key)
+    await backend.delete_snapshot(snapshot.key)
+    assert await raw.call("bdev_lvol_get_lvols") == []

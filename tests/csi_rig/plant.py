@@ -22,6 +22,7 @@ from dpu_offload_stubs.csi import csi_pb2, csi_pb2_grpc
 from foundation.daemon.running import Daemon
 from foundation.daemon.serving import TlsFiles, dial
 from foundation.kube.client import KubeClient
+from foundation.kube.errors import AlreadyExists
 from foundation.kube.resources import NODES, PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS
 from lab.apiserver.server import ApiServer
 from lab.certificates import Authority, CertificateFiles
@@ -113,7 +114,7 @@ class Plant:
         await controller_app.start(config, daemon)
         channel = dial(f"unix:{config.socket}", name="csi-controller")
         self.stack.push_async_callback(channel.close)
-        self._take(channel)
+        self.take(channel)
         await self.ready()
 
     async def start_node(self, host: str, **more: Any) -> None:
@@ -131,7 +132,7 @@ class Plant:
                 return
         raise AssertionError("csi-controller does not become ready")
 
-    def _take(self, channel: grpc.aio.Channel) -> None:
+    def take(self, channel: grpc.aio.Channel) -> None:
         self.controller = csi_pb2_grpc.ControllerStub(channel)
         self.groups = csi_pb2_grpc.GroupControllerStub(channel)
         self.identity = csi_pb2_grpc.IdentityStub(channel)
@@ -179,7 +180,7 @@ class Plant:
         self, volume: csi_pb2.Volume, host: str, context: Mapping[str, str], *, limits: str = ""
     ) -> None:
         """The objects which Kubernetes has of an attached volume."""
-        name = f"pv-{volume.volume_id.rpartition('.')[2]}"
+        name, attachment = _persistent_name(volume), self.attachment_name(volume, host)
         spec: dict[str, Any] = {
             "capacity": {"storage": str(volume.capacity_bytes)},
             "accessModes": ["ReadWriteOnce"],
@@ -194,12 +195,16 @@ class Plant:
         if limits:
             spec["volumeAttributesClassName"] = limits
         meta = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}}
-        await self.kube.create(PERSISTENT_VOLUMES, {**meta, "spec": spec})
+        with contextlib.suppress(AlreadyExists):
+            await self.kube.create(PERSISTENT_VOLUMES, {**meta, "spec": spec})
         attached = {"attacher": DRIVER_NAME, "nodeName": host, "source": {"persistentVolumeName": name}}
-        meta = {"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": f"{name}.{host}"}}
+        meta = {"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": attachment}}
         await self.kube.create(VOLUME_ATTACHMENTS, {**meta, "spec": attached})
         status = {"status": {"attached": True, "attachmentMetadata": dict(context)}}
-        await self.kube.merge_patch(VOLUME_ATTACHMENTS, f"{name}.{host}", "", status, subresource="status")
+        await self.kube.merge_patch(VOLUME_ATTACHMENTS, attachment, "", status, subresource="status")
+
+    def attachment_name(self, volume: csi_pb2.Volume, host: str) -> str:
+        return f"{_persistent_name(volume)}.{host}"
 
     def staging(self, host: str, volume: csi_pb2.Volume) -> str:
         return str(self.directory / host / "staging" / volume.volume_id.partition(":")[2])
@@ -260,6 +265,10 @@ class Plant:
             volume_id=volume.volume_id, staging_target_path=self.staging(host, volume)
         )
         await self.nodes[host].NodeUnstageVolume(request)
+
+
+def _persistent_name(volume: csi_pb2.Volume) -> str:
+    return f"pv-{volume.volume_id.rpartition('.')[2]}"
 
 
 def _kind() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Backend kind `nvmet`: files on this machine, offered by the Linux kernel's own NVMe-oF target."""
+"""Backend kind `nvmet`: files or logical volumes of this machine, offered by the Linux kernel's own NVMe-oF target."""
 
 from csi.framework.backend import BackendKind
 from csi.framework.backends.nvmet.backend import NvmetBackend

@@ -1,4 +1,4 @@
-"""The verbs of backend kind `nvmet`: files first, the kernel's target second, both looked at anew each time."""
+"""The verbs of backend kind `nvmet`: the shelf first, the kernel's target second, both looked at anew each time."""
 
 import asyncio
 import time
@@ -23,23 +23,28 @@ from csi.framework.backend import (
 )
 from csi.framework.backends.nvmet.config import NvmetConfig, NvmetParameters
 from csi.framework.backends.nvmet.configfs import Configfs
+from csi.framework.backends.nvmet.files import Files
+from csi.framework.backends.nvmet.lvm import Lvm
 from csi.framework.backends.nvmet.shelf import Shelf
 from csi.framework.locks import Locks
-from csi.framework.sizes import MIB, rounded
+from csi.framework.sizes import rounded
 from csi.identity import VolumeId, subsystem_nqn, volume_of_nqn
 
 R = TypeVar("R")
 
 
 class NvmetBackend:
-    """A volume's key is its file's name without `.img`."""
+    """A volume's key is its name on the shelf."""
 
-    def __init__(self, name: str, config: NvmetConfig, *, configfs: Configfs | None = None) -> None:
+    def __init__(
+        self, name: str, config: NvmetConfig, *, configfs: Configfs | None = None, shelf: Shelf | None = None
+    ) -> None:
         if not config.portals:
             raise ValueError("portals: at least one address for the DPUs is needed")
         self.name = name
         self._config = config
-        self._shelf = Shelf(Path(config.directory))
+        self._shelf = shelf or _shelf(config)
+        self._place = config.directory or f"volume group {config.volume_group}"
         self._target = configfs or Configfs(Path(config.configfs))
         self._ports = {config.first_port + number: portal for number, portal in enumerate(config.portals)}
         self._locks = Locks()
@@ -66,8 +71,10 @@ class NvmetBackend:
     async def create(self, spec: VolumeSpec[NvmetParameters]) -> Volume:
         if spec.qos != Qos():
             raise InvalidArgument("the kernel's target has no quality of service")
+        if spec.parameters.provisioning == "thick" and not self._shelf.can_reserve():
+            raise InvalidArgument("StorageClass parameter provisioning: volumes of an LVM thin pool are always thin")
         name = naming.volume(spec.token)
-        wanted = rounded(spec.size, cluster=MIB, default=self._config.default_size)
+        wanted = await self._rounded(spec.size)
         async with self._locks.hold(name):
             have = await self._do("look", lambda: self._shelf.size(name))
             if have is not None:
@@ -90,14 +97,17 @@ class NvmetBackend:
                 )
             await self._do("withdraw", lambda: self._target.withdraw(self._nqn(key)))
             await self._do("delete", lambda: self._shelf.delete(key))
-            await self._do("forget the source", lambda: self._shelf.delete(_origin(key)))
 
     async def get(self, key: str) -> Volume:
         return await self._do(f"look at {key}", lambda: self._look(key))
 
     async def volumes(self) -> Sequence[Volume]:
         def look() -> list[Volume]:
-            return [self._look(name) for name in self._shelf.names() if naming.VOLUME.fullmatch(name)]
+            return [
+                self._seen(name, size)
+                for name, size in sorted(self._shelf.sizes().items())
+                if naming.VOLUME.fullmatch(name)
+            ]
 
         return await self._do("list volumes", look)
 
@@ -128,10 +138,10 @@ class NvmetBackend:
                 raise OutOfRange(f"volume {self._id(key)} has {volume.size} bytes already; volumes never shrink")
             if volume.size >= size.required:
                 return volume
-            wanted = rounded(size, cluster=MIB, default=self._config.default_size)
+            wanted = await self._rounded(size)
             _, total = await self._do("look", self._shelf.free)
             if wanted > total:
-                raise OutOfRange(f"{wanted} bytes are more than {self._config.directory} has in all ({total})")
+                raise OutOfRange(f"{wanted} bytes are more than {self._place} has in all ({total})")
 
             def grow() -> None:
                 self._shelf.grow(key, wanted)
@@ -147,7 +157,7 @@ class NvmetBackend:
 
     async def snapshot(self, token: str, source_key: str) -> Snapshot:
         if not self._clones:
-            raise InvalidArgument(f"{self._config.directory} has no reflinks, so there are no snapshots")
+            raise InvalidArgument(f"{self._place} has no reflinks, so there are no snapshots")
         async with self._locks.hold(f"snapshot {token}"):
             for present in await self.snapshots():
                 name = naming.parse_snapshot(present.key)
@@ -158,7 +168,7 @@ class NvmetBackend:
             async with self._locks.hold(source_key):
                 volume = await self.get(source_key)
                 made = naming.SnapshotName(token=token, created=int(time.time()), source=source_key)
-                await self._do("snapshot", lambda: self._shelf.clone(source_key, str(made), 0))
+                await self._do("snapshot", lambda: self._shelf.snapshot(source_key, str(made)))
                 return _snapshot(str(made), volume.size)
 
     async def delete_snapshot(self, key: str) -> None:
@@ -174,8 +184,8 @@ class NvmetBackend:
     async def snapshots(self) -> Sequence[Snapshot]:
         def look() -> list[Snapshot]:
             return [
-                _snapshot(name, self._shelf.size(name) or 0)
-                for name in self._shelf.names()
+                _snapshot(name, size)
+                for name, size in sorted(self._shelf.sizes().items())
                 if naming.SNAPSHOT.fullmatch(name)
             ]
 
@@ -186,7 +196,9 @@ class NvmetBackend:
     async def capacity(self, parameters: NvmetParameters | None, topology: Segments | None) -> Capacity:
         free, total = await self._do("look", self._shelf.free)
         thick = parameters is not None and parameters.provisioning == "thick"
-        return Capacity(available=free, largest=free if thick else total, smallest=MIB)
+        return Capacity(
+            available=free, largest=free if thick else total, smallest=await self._do("look", self._shelf.unit)
+        )
 
     async def health(self, key: str) -> Condition:
         volume = await self.get(key)
@@ -201,7 +213,7 @@ class NvmetBackend:
 
     async def garbage(self) -> Sequence[Finding]:
         def look() -> list[Finding]:
-            files = set(self._shelf.names())
+            files = self._shelf.sizes()
             found: list[Finding] = []
             for nqn in self._target.subsystems():
                 volume = volume_of_nqn(nqn)
@@ -210,13 +222,8 @@ class NvmetBackend:
                         Finding(kind="subsystem", name=nqn, reason="its volume does not exist", volume_key=volume.key)
                     )
             found.extend(
-                Finding(kind="unfinished", name=file, reason="its creation was broken off")
-                for file in self._shelf.unfinished()
-            )
-            found.extend(
-                Finding(kind="unfinished", name=f"{name}.img", reason="the volume that it is a note about is gone")
-                for name in files
-                if name.startswith("o") and f"v{name[1:]}" not in files
+                Finding(kind="unfinished", name=name, reason=reason)
+                for name, reason in sorted(self._shelf.unfinished().items())
             )
             return found
 
@@ -238,10 +245,17 @@ class NvmetBackend:
     def _nqn(self, key: str) -> str:
         return subsystem_nqn(self._id(key))
 
+    async def _rounded(self, size: SizeRange) -> int:
+        unit = await self._do("look", self._shelf.unit)
+        return rounded(size, cluster=unit, default=self._config.default_size)
+
     def _look(self, key: str) -> Volume:
         size = self._shelf.size(key) if naming.VOLUME.fullmatch(key) else None
         if size is None:
-            raise NotFound(f"volume {self._id(key)} does not exist in {self._config.directory}")
+            raise NotFound(f"volume {self._id(key)} does not exist in {self._place}")
+        return self._seen(key, size)
+
+    def _seen(self, key: str, size: int) -> Volume:
         nqn = self._nqn(key)
         return Volume(
             key=key,
@@ -265,11 +279,9 @@ class NvmetBackend:
     async def _make(self, name: str, size: int, spec: VolumeSpec[NvmetParameters]) -> None:
         _, total = await self._do("look", self._shelf.free)
         if size > total:
-            raise OutOfRange(f"{size} bytes are more than {self._config.directory} has in all ({total})")
+            raise OutOfRange(f"{size} bytes are more than {self._place} has in all ({total})")
         thick = spec.parameters.provisioning == "thick"
         if spec.source is None:
-            # A note of an earlier volume of this name, whose deletion was broken off, would be believed.
-            await self._do("forget", lambda: self._shelf.delete(_origin(name)))
             await self._do("create", lambda: self._shelf.create(name, size, thick=thick))
             return
         source = spec.source.key
@@ -279,20 +291,10 @@ class NvmetBackend:
         if spec.size.limit and have > spec.size.limit:
             raise OutOfRange(f"source {self._id(source)} has {have} bytes, more than limit_bytes {spec.size.limit}")
 
-        def copy() -> None:
-            # The note comes first: a volume without one is taken for one that was made empty.
-            self._shelf.create(_origin(name), 0, thick=False)
-            self._shelf.path(_origin(name)).write_text(source)
-            self._shelf.clone(source, name, size)
-
-        await self._do("clone", copy)
+        await self._do("clone", lambda: self._shelf.clone(source, name, size))
 
     async def _compare_source(self, name: str, spec: VolumeSpec[NvmetParameters]) -> None:
-        def read() -> str:
-            path = self._shelf.path(_origin(name))
-            return path.read_text() if path.exists() else ""
-
-        made_from = await self._do("look", read)
+        made_from = await self._do("look", lambda: self._shelf.source(name))
         if made_from != (spec.source.key if spec.source else ""):
             raise AlreadyExists(f"volume {self._id(name)} exists, but was made from {made_from or 'nothing'}")
 
@@ -307,9 +309,12 @@ class NvmetBackend:
             raise Internal(f"backend {self.name}: {what}: {error}") from error
 
 
-def _origin(name: str) -> str:
-    """The small note beside a volume that says what it was made from."""
-    return f"o{name[1:]}"
+def _shelf(config: NvmetConfig) -> Shelf:
+    if bool(config.directory) == bool(config.volume_group):
+        raise ValueError("directory, volume_group: the volumes need one of them, and not both")
+    if bool(config.volume_group) != bool(config.thin_pool):
+        raise ValueError("volume_group, thin_pool: logical volumes need both")
+    return Lvm(config.volume_group, config.thin_pool) if config.volume_group else Files(Path(config.directory))
 
 
 def _fits(spec: VolumeSpec[NvmetParameters]) -> bool:

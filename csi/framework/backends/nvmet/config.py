@@ -8,12 +8,15 @@ from csi.framework.backend import Portal
 
 
 class NvmetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`directory` holds the volumes, one file each; on XFS or btrfs (reflinks) there are snapshots and clones.
+    """Either `directory` holds the volumes, one file each, on XFS or btrfs (reflinks) with snapshots and clones; or
+    `volume_group` does, as thin logical volumes of its LVM pool `thin_pool`.
 
     csi-controller must run on the storage machine itself. `first_port`: number in configfs of the first portal.
     """
 
-    directory: str
+    directory: str = ""
+    volume_group: str = ""
+    thin_pool: str = ""
     portals: tuple[Portal, ...]
     configfs: str = "/sys/kernel/config/nvmet"
     first_port: int = 1
@@ -21,6 +24,6 @@ class NvmetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class NvmetParameters(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """thick: the file's blocks are reserved when it is made."""
+    """thick: the file's blocks are reserved when it is made; logical volumes are always thin."""
 
     provisioning: Literal["thin", "thick"] = "thin"

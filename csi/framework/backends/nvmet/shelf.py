@@ -1,123 +1,49 @@
-"""Volumes as files of one directory; snapshots and clones share blocks by reflink, where the file system can.
+"""Where the volumes of backend kind `nvmet` lie: what its verbs need of files and of logical volumes alike."""
 
-Blocking. A file appears under its final name only when it is whole and its directory entry is on disk.
-"""
-
-import contextlib
-import errno
-import fcntl
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-
-from csi.errors import Internal, NotFound, ResourceExhausted
-
-_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+from typing import Protocol
 
 
-class Shelf:
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+class Shelf(Protocol):
+    """Blocking. A name appears only when what it names is whole; sizes are bytes."""
 
     def path(self, name: str) -> Path:
-        return self._directory / f"{name}.img"
+        """What the kernel's target opens."""
 
-    def names(self) -> list[str]:
-        return sorted(path.stem for path in self._directory.glob("*.img"))
+    def sizes(self) -> dict[str, int]:
+        """Everything that is whole, by name."""
 
-    def size(self, name: str) -> int | None:
-        try:
-            return self.path(name).stat().st_size
-        except FileNotFoundError:
-            return None
+    def size(self, name: str) -> int | None: ...
 
     def free(self) -> tuple[int, int]:
-        """Bytes free, bytes in all."""
-        found = os.statvfs(self._directory)
-        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+        """Bytes free, bytes in all. Sizes beyond the second cannot be had."""
 
-    def can_clone(self) -> bool:
-        """Tried on two small files."""
-        with tempfile.TemporaryFile(dir=self._directory) as source, tempfile.TemporaryFile(dir=self._directory) as copy:
-            source.write(bytes(4096))
-            source.flush()
-            try:
-                fcntl.ioctl(copy, _FICLONE, source.fileno())
-            except OSError:
-                return False
-        return True
+    def unit(self) -> int:
+        """Sizes are whole multiples of it."""
+
+    def can_clone(self) -> bool: ...
+
+    def can_reserve(self) -> bool:
+        """Whether `thick` is possible."""
 
     def create(self, name: str, size: int, *, thick: bool) -> None:
-        self._appear(name, lambda descriptor: _extend(descriptor, size, thick=thick))
+        """Reads as zeros. Raises ResourceExhausted."""
 
     def clone(self, source: str, name: str, size: int) -> None:
         """At least `size` bytes, never less than the source. Raises NotFound."""
 
-        def copy(descriptor: int) -> None:
-            try:
-                origin = os.open(self.path(source), os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError as error:
-                raise NotFound(f"{source} does not exist") from error
-            try:
-                # What the target still has in its page cache belongs to the clone.
-                os.fsync(origin)
-                fcntl.ioctl(descriptor, _FICLONE, origin)
-                _extend(descriptor, max(size, os.fstat(origin).st_size), thick=False)
-            finally:
-                os.close(origin)
+    def snapshot(self, source: str, name: str) -> None:
+        """Raises NotFound."""
 
-        self._appear(name, copy)
+    def source(self, name: str) -> str:
+        """What a volume was cloned from; "" for one that was made empty."""
 
-    def grow(self, name: str, size: int) -> None:
-        descriptor = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
-        try:
-            if os.fstat(descriptor).st_size < size:
-                os.ftruncate(descriptor, size)
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    def grow(self, name: str, size: int) -> None: ...
 
     def delete(self, name: str) -> None:
-        self.path(name).unlink(missing_ok=True)
-        self._sync()
+        """Succeeds for an unknown name."""
 
-    def unfinished(self) -> list[str]:
-        return sorted(path.name for path in self._directory.glob("*.img.new"))
+    def unfinished(self) -> dict[str, str]:
+        """What broken-off work has left: a name for `delete_unfinished`, with the reason."""
 
-    def delete_unfinished(self, file: str) -> None:
-        (self._directory / file).unlink(missing_ok=True)
-
-    def _appear(self, name: str, fill: Callable[[int], None]) -> None:
-        temporary = self.path(name).with_suffix(".img.new")
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            fill(descriptor)
-            os.fsync(descriptor)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ResourceExhausted(f"{self._directory} is full: {name} cannot be made") from error
-            raise Internal(f"make {temporary}: {error}") from error
-        except NotFound:
-            temporary.unlink()
-            raise
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, self.path(name))
-        self._sync()
-
-    def _sync(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _extend(descriptor: int, size: int, *, thick: bool) -> None:
-    if thick:
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.ftruncate(descriptor, size)
+    def delete_unfinished(self, name: str) -> None: ...

@@ -20,9 +20,7 @@ class Maker:
     async def survey(self, lvol: str) -> tuple[tuple[Pool, Bdev] | None, list[placement.PoolState]]:
         """Where the volume is already, and all pools that answer. Raises when none does."""
         pools = list(self._store.pools.values())
-        looks = await asyncio.gather(
-            *(asyncio.gather(pool.find(lvol), pool.state()) for pool in pools), return_exceptions=True
-        )
+        looks = await asyncio.gather(*(self._look(pool, lvol) for pool in pools), return_exceptions=True)
         states: list[placement.PoolState] = []
         found: tuple[Pool, Bdev] | None = None
         failures: list[CsiError] = []
@@ -32,12 +30,17 @@ class Maker:
             elif isinstance(look, BaseException):
                 raise look
             else:
-                states.append(look[1])
-                if look[0] is not None:
-                    found = (pool, look[0])
+                state, bdev = look
+                states.append(state)
+                if bdev is not None:
+                    found = (pool, bdev)
         if found is None and not states:
             raise failures[0]
         return found, states
+
+    async def _look(self, pool: Pool, lvol: str) -> tuple[placement.PoolState, Bdev | None]:
+        """The store is asked for first: once it is there, a volume that is not seen does not exist."""
+        return await asyncio.gather(pool.state(), pool.glance(lvol))
 
     def place(self, spec: VolumeSpec[SpdkParameters], states: Sequence[placement.PoolState]) -> tuple[Pool, int]:
         allowed = list(states)

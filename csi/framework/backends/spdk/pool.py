@@ -29,6 +29,20 @@ class Pool:
         return f"{self.config.lvstore}/{lvol}"
 
     async def find(self, lvol: str) -> Bdev | None:
+        """None when it certainly does not exist. Raises Unavailable while the target has not got its store back.
+
+        A restarted target knows its lvols only once their disk has been attached and examined: until then, what is
+        missing may be all there.
+        """
+        found = await self.glance(lvol)
+        if found is None:
+            await self.target.do("wait until the target has examined its disks", "bdev_wait_for_examine")
+            await self.state()
+            found = await self.glance(lvol)
+        return found
+
+    async def glance(self, lvol: str) -> Bdev | None:
+        """As it looks now: None also when the store is away."""
         try:
             found = await self._ask_bdevs({"name": self.bdev_name(lvol)})
         except SpdkError as error:
@@ -38,7 +52,8 @@ class Pool:
         return found[0] if found else None
 
     async def all(self) -> dict[str, Bdev]:
-        """Every lvol of the store by name, ours or not."""
+        """Every lvol of the store by name, ours or not. Raises Unavailable while the store is away."""
+        await self.state()
         with translated(f"pool {self.name}: list volumes"):
             bdevs = await self._ask_bdevs(None)
         named = ((bdev.lvol_name(self.config.lvstore), bdev) for bdev in bdevs)
@@ -79,7 +94,7 @@ class Pool:
 
     async def unused(self, name: names.SnapshotName) -> names.SnapshotName:
         """One of the same name, deleted within this second, may still live hidden below its clones."""
-        while await self.find(str(name)) is not None:
+        while await self.glance(str(name)) is not None:
             name = name.later()
         return name
 
@@ -126,7 +141,7 @@ class Pool:
         try:
             await self.target.ask(bool, "bdev_lvol_delete", {"name": self.bdev_name(lvol)})
         except SpdkError as error:
-            if not error.missing:
+            if not error.missing or await self.find(lvol) is not None:
                 raise translate(error, f"pool {self.name}: delete {lvol}") from error
         if bdev.lvol.base_snapshot:
             await self.sweep(bdev.lvol.base_snapshot)
@@ -144,7 +159,7 @@ class Pool:
         """Whether nobody but us knows of the snapshot: it was only ever a bridge, or Kubernetes has deleted it."""
         if names.BRIDGE.fullmatch(lvol):
             return True
-        return bool(names.SNAPSHOT.fullmatch(lvol)) and await self.find(names.discarded(lvol)) is not None
+        return bool(names.SNAPSHOT.fullmatch(lvol)) and await self.glance(names.discarded(lvol)) is not None
 
     async def discard_snapshot(self, lvol: str) -> None:
         """Deletes a snapshot, or marks it until the volumes that were made from it are gone.
