@@ -22,6 +22,7 @@ _SILENCE_SECONDS = 5.0
 # A DPU that answers others but not yet this call is busy, not away.
 _LONGEST_ACCEPT_SECONDS = 10.0
 _SYNC_SECONDS = 60.0
+_SYNC_AGAIN_SECONDS = 5.0
 _CONNECTING_SECONDS = 0.5
 _BACKOFF = Backoff(0.1, 1.0)
 
@@ -150,6 +151,7 @@ class LinkClient:
 
     async def _follow(self) -> None:
         health = self._stub.Health(link_pb2.HealthRequest(), wait_for_ready=False)
+        again: asyncio.Task[None] | None = None
         try:
             epoch: int | None = None
             while True:
@@ -163,7 +165,9 @@ class LinkClient:
                 self._heard = asyncio.get_running_loop().time()
                 self.cards = frozenset(report.card_serials)
                 if epoch is None:
-                    await self._sync()
+                    failed = await self._sync()
+                    if failed:
+                        again = asyncio.create_task(self._sync_again(), name=f"Sync with {self.dpu}")
                     epoch = report.epoch
                     self._failures = 0
                     _log.info("link to DPU %s is up", self.dpu)
@@ -176,12 +180,28 @@ class LinkClient:
                     self._up.set()
         finally:
             health.cancel()
+            if again is not None:
+                again.cancel()
+                await asyncio.wait({again})
 
-    async def _sync(self) -> None:
+    async def _sync_again(self) -> None:
+        """Until the DPU could do all of it: what a live pod needs may come later than the DPU's cni-node."""
+        failures = 1
+        while failures:
+            await asyncio.sleep(_SYNC_AGAIN_SECONDS)
+            try:
+                failures = await self._sync()
+            except grpc.aio.AioRpcError as error:
+                # When the link is down, the next one begins with a Sync.
+                _log.warning("Sync with DPU %s failed: %s", self.dpu, _text(error))
+
+    async def _sync(self) -> int:
+        """How many attachments the DPU could not plug or remove."""
         answer = await self._stub.Sync(link_pb2.SyncRequest(attachments=self._wanted()), timeout=_SYNC_SECONDS)
         for failed in answer.failed:
             _log.warning("DPU %s cannot plug %s: %s", self.dpu, failed.id, failed.failure.message)
         self._synced(answer)
+        return len(answer.failed)
 
     def _down(self, reason: str) -> None:
         self._tried.set()

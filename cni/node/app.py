@@ -70,6 +70,7 @@ class _Assembly:
         self._store = AttachmentStore(Path(config.state_dir) / "attachments")
         self._locks = KeyedLocks()
         self._vswitchd = Vswitchd(Path(config.ovs_run_dir))
+        self._controller = OvnController(Path(config.ovn_run_dir))
         link = config.link
         self._tls = TlsFiles(ca=link.tls.ca, certificate=link.tls.certificate, key=link.tls.key)
 
@@ -150,7 +151,7 @@ class _Assembly:
         """A host's flows are its DPU's, whose health says it."""
         if not self._mode.has_switch:
             return ""
-        return await OvnController(Path(self._config.ovn_run_dir)).problem()
+        return await self._controller.problem()
 
     async def _switch(self) -> Switch:
         switch = Switch(self._config.ovsdb, bridge=self._config.integration_bridge)
@@ -171,6 +172,7 @@ class _Assembly:
             node,
             representor_seconds=self._config.representor_seconds,
             vswitchd=self._vswitchd,
+            controller=self._controller,
             flows=SwitchFlows(switch, self._vswitchd, lambda name: self._sysfs.switch_port(name)[0]),
         )
 
@@ -261,6 +263,7 @@ class _Assembly:
             host_controller=self._config.link.host_controller,
             serials=self._serials(),
             later=self._keeper.add_later,
+            flows_problem=lambda: self._controller.last,
         )
 
     def _serials(self) -> tuple[str, ...]:
@@ -278,6 +281,7 @@ class _Assembly:
         daemon.health.set("host", False, "the host is not known yet")
         if switch is not None:
             switch.on_state(host.note_health)
+        daemon.spawn(self._controller.watch(host.note_health), name="ovn-controller")
         daemon.spawn(self._follow_host(host, client, port), name="host")
 
     async def _follow_host(self, host: HostPods, client: KubeClient, port: int) -> None:

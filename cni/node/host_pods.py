@@ -31,7 +31,10 @@ _STAGES = {
 
 
 class HostPods:
-    """Serves one host. `serials` are the card's serial numbers, by which a host with several DPUs tells them apart."""
+    """Serves one host. `serials` are the card's serial numbers, by which a host with several DPUs tells them apart.
+
+    `flows_problem` tells why no flows can be installed now, "" when they can.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class HostPods:
         host_controller: int,
         serials: Sequence[str],
         later: Callable[[str], None],
+        flows_problem: Callable[[], str],
     ) -> None:
         self._node = node
         self._store = store
@@ -51,6 +55,7 @@ class HostPods:
         self._host_controller = host_controller
         self._serials = tuple(serials)
         self._later = later
+        self._flows_problem = flows_problem
         self._pods: Pods | None = None
         self._plugging: dict[str, asyncio.Task[None]] = {}
         self._health_changed = asyncio.Event()
@@ -127,8 +132,10 @@ class HostPods:
         return found
 
     def health(self) -> link_pb2.HealthReport:
-        problem = self._ovs.problem() or (
-            self._pods.problem() if self._pods is not None else "the host is not known yet"
+        problem = (
+            self._ovs.problem()
+            or self._flows_problem()
+            or (self._pods.problem() if self._pods is not None else "the host is not known yet")
         )
         return link_pb2.HealthReport(
             ready=not problem, reason=problem, node=self._node, epoch=self._store.epoch, card_serials=self._serials
@@ -303,7 +310,22 @@ class HostPods:
                 await self.remove(attachment)
 
     async def _restore(self, message: link_pb2.Attachment) -> None:
-        await self.plug(message, deadline=_RESTORE_SECONDS, progress=lambda _stage, _link: None)
+        """Puts a live pod's port back. Its flows are not waited for: a port without them is better than none.
+
+        Raises PlugFailed, a CniNodeError.
+        """
+        attachment = self._accepted(message)
+        async with self._locks.hold(attachment.id):
+            known = self._store.get(attachment.id)
+            if known is None or known.phase != "ready" or known.generation != attachment.generation:
+                if known is not None:
+                    await self._removed(known)
+                attachment = await self._permitted(attachment, deadline=_POD_SECONDS)
+                link = await self._ovs.find(attachment, deadline=_RESTORE_SECONDS)
+                await self._make_free(attachment, link)
+                known = msgspec.structs.replace(attachment, link=link, phase="ready")
+                self._store.put(known)
+            await self._ovs.ensure(known)
 
     async def _in_order(self, message: link_pb2.Attachment) -> bool:
         known = self._store.get(message.id)

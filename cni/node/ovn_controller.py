@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 _SECONDS = 1.0
+_BEAT_SECONDS = 4.0
+# An answer that comes twice is not just a moment between two southbound servers.
+_TWICE_SECONDS = 0.3
 
 
 class _Answer(msgspec.Struct):
@@ -19,6 +23,23 @@ class OvnController:
 
     def __init__(self, run_directory: Path) -> None:
         self._directory = run_directory
+        self.last = ""
+        """What `problem` said last, kept by `watch`."""
+
+    async def watch(self, changed: Callable[[], None]) -> None:
+        """For ever: asks on a beat; `changed` is called after another answer."""
+        while True:
+            before, self.last = self.last, await self.problem()
+            if self.last != before:
+                changed()
+            await asyncio.sleep(_BEAT_SECONDS)
+
+    async def lasting_problem(self) -> str:
+        """As `problem`, when it still is one a moment later."""
+        if await self.problem():
+            await asyncio.sleep(_TWICE_SECONDS)
+            return await self.problem()
+        return ""
 
     async def problem(self) -> str:
         """Why it cannot install flows now; "" when it can, or when its directory is not shared with cni-node."""

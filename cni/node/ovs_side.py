@@ -10,11 +10,12 @@ from pyroute2 import IPRoute
 from cni.node import links
 from cni.node.attachments import Attachment
 from cni.node.conntrack import flush
-from cni.node.errors import LinkFailed, SwitchFailed
+from cni.node.errors import LinkFailed, SwitchFailed, TryLater
 from cni.node.keyed_locks import KeyedLocks
 from cni.node.limits import limits_of
 from cni.node.netns import NetworkNamespace
 from cni.node.offload import OffloadReport
+from cni.node.ovn_controller import OvnController
 from cni.node.representors import Representors
 from cni.node.switch import Switch, SwitchPort
 from cni.node.switch_flows import Snapshot, SwitchFlows
@@ -23,6 +24,8 @@ from cni.node.vswitchd import Vswitchd
 _log = logging.getLogger(__name__)
 
 _QUIET_SECONDS = 0.5
+# Flows come within a tenth of this; afterwards one asks whether anybody makes them.
+_USUAL_SECONDS = 0.4
 
 Reached = Callable[[str, str], None]
 """Told of each stage (`representor`, `port`, `flows`) with the node's netdev."""
@@ -78,6 +81,7 @@ class LocalOvsSide:
         representor_seconds: float,
         vswitchd: Vswitchd,
         flows: SwitchFlows,
+        controller: OvnController,
     ) -> None:
         self._switch = switch
         self._representors = representors
@@ -85,6 +89,7 @@ class LocalOvsSide:
         self._representor_seconds = representor_seconds
         self._vswitchd = vswitchd
         self._flows = flows
+        self._controller = controller
         self._locks = KeyedLocks()
         self._users: dict[str, str] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -112,8 +117,21 @@ class LocalOvsSide:
         await self._take_up(attachment, link)
         await self._switch.plug(port)
         reached("port", link)
-        await self._switch.installed(port, deadline=max(end - loop.time(), 0.1))
+        await self._installed(port, deadline=max(end - loop.time(), 0.1))
         reached("flows", link)
+
+    async def _installed(self, port: SwitchPort, *, deadline: float) -> None:
+        """Raises SwitchFailed; TryLater as soon as it is known that nobody installs flows."""
+        installed = asyncio.ensure_future(self._switch.installed(port, deadline=deadline))
+        try:
+            while not (await asyncio.wait({installed}, timeout=_USUAL_SECONDS))[0]:
+                if problem := await self._controller.lasting_problem():
+                    raise TryLater(f"flows of logical port {port.port} are not installed: {problem}; try again")
+            installed.result()
+        finally:
+            if not installed.done():
+                installed.cancel()
+                await asyncio.wait({installed})
 
     async def unplug(self, attachment: Attachment) -> None:
         await self._switch.unplug(attachment.id)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
+from benchmarks import report
 from lab import processes
 from lab.network.commands import ip, run
 from tests.node.stage import DEFAULT, DPU, HOST, Pod, Stage, vf_address
@@ -99,12 +102,28 @@ async def test_gc_on_a_host_frees_the_functions(stage: Stage) -> None:
         assert await stage.links(gone.netns) == []
 
 
-async def test_status_says_that_ovn_is_away(stage: Stage) -> None:
-    controller = stage.network.process(f"ovnc-{DEFAULT}")
-    await processes.kill(controller)
+@pytest.mark.parametrize(("node", "device", "switch"), [(DEFAULT, "", DEFAULT), (HOST, vf_address(0), DPU)])
+async def test_status_and_add_say_at_once_that_ovn_is_away(stage: Stage, node: str, device: str, switch: str) -> None:
+    await stage.settled()
+    pod = await stage.pod(node, device=device)
+    await processes.kill(stage.network.process(f"ovnc-{switch}"))
     try:
-        answer = await stage.call("STATUS", None, stage.conf())
-        assert (answer.code, "ovn-controller does not answer" in answer.message) == (50, True)
+        started = time.monotonic()
+        answer = await stage.call("ADD", pod)
+        seconds = time.monotonic() - started
+        report.add(f"cni_ovn_away_told_{switch}", value=seconds, unit="s", goal={"of": "value", "max": 1.0})
+        assert "ovn-controller does not answer" in answer.message
+        assert (answer.code, seconds < 10) == (112 if device else 11, True)
+        async with asyncio.timeout(30):
+            while (
+                "ovn-controller does not answer"
+                not in (status := await stage.call("STATUS", None, stage.conf(), node=node)).message
+            ):
+                await asyncio.sleep(0.1)
+        assert status.code == 50
     finally:
-        stage.network.chassis[DEFAULT].start_controller(stage.network._record)
+        stage.network.chassis[switch].start_controller(stage.network._record)
         await stage.settled()
+        await stage.delete(pod)
+        await stage.clean(pod)
+        await stage.forget(pod)

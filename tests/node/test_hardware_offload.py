@@ -10,6 +10,7 @@ from pathlib import Path
 from cni.node.attachments import AttachmentStore
 from cni.node.hardware_offload import HardwareOffload, Wanted
 from cni.node.netns import node_namespace
+from cni.node.ovn_controller import OvnController
 from cni.node.ovs_side import LocalOvsSide
 from cni.node.representors import Representors
 from cni.node.switch import Switch
@@ -65,7 +66,15 @@ async def keeping(
     node = node_namespace("")
     vswitchd, sysfs = Vswitchd(directory), Sysfs(directory)
     flows = SwitchFlows(switch, vswitchd, lambda _: "")
-    side = LocalOvsSide(switch, Representors(sysfs), node, representor_seconds=1.0, vswitchd=vswitchd, flows=flows)
+    side = LocalOvsSide(
+        switch,
+        Representors(sysfs),
+        node,
+        representor_seconds=1.0,
+        vswitchd=vswitchd,
+        flows=flows,
+        controller=OvnController(directory),
+    )
     kept = HardwareOffload(
         switch,
         vswitchd,
