@@ -28,6 +28,7 @@ async def through_core(remote: str) -> tuple[float, list[Row]]:
         annotate=lambda key, uid, text: None,
         annotate_node=lambda name, texts: None,
         keep=lambda key, ips: None,
+        keep_machine=lambda key, text: None,
         on_problem=lambda owner, refused: None,
         on_refused=lambda owner, error: None,
     )
