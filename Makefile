@@ -14,7 +14,7 @@ test:
 	@tools/setup --tests
 	@mkdir -p $(REPORTS)
 	@.venv/bin/lint-imports
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest -n 2 --dist loadfile
 
 # The contract tests on real parts: KUBECONFIG names a scratch cluster, SPDK_TGT a spdk_tgt binary.
 test-real: setup

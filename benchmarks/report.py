@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,11 @@ DIRECTORY = Path(os.environ.get("DPU_OFFLOAD_REPORTS", Path(__file__).parent.par
 
 def merge(file: str, figures: Mapping[str, Any]) -> None:
     """Put ``figures`` over what ``<reports>/<file>`` holds already."""
+    change(file, lambda known: {**known, **figures})
+
+
+def change(file: str, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Make ``<reports>/<file>`` what ``changed`` makes of its content ({} for a file that is not there)."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     with (DIRECTORY / f".{file}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -26,9 +31,8 @@ def merge(file: str, figures: Mapping[str, Any]) -> None:
             known = json.loads(path.read_text())
         except FileNotFoundError:
             known = {}
-        known.update(figures)
         temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(changed(known), indent=1, sort_keys=True) + "\n")
         temporary.replace(path)
 
 

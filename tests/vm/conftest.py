@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import pytest
 import pytest_asyncio
 
 from lab.vm import devices
@@ -15,16 +14,6 @@ NQN = "nqn.2019-08.org.qemu:lab"
 DISK_UUID = "6f1c5ac2-0d6e-4c1f-9a57-3d1f0a7c2b11"
 DISK_SIZE = 64 << 20
 FREE_SLOT = 4
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """These tests run by `make test-vm` alone: a guest is minutes of processor time."""
-    if "vm" in config.getoption("markexpr"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("vm") is not None]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
