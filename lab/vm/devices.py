@@ -58,5 +58,28 @@ def nvme(slot: int, *, serial: str, size: int, uuid: str = "", subsystem: str = 
     )
 
 
+def tap(name: str, *, mac: str) -> Device:
+    """A virtio card on a tap that exists already."""
+    network = f"tap-{name}"
+    return Device(
+        (
+            *("-netdev", f"tap,id={network},ifname={name},script=no,downscript=no"),
+            *("-device", f"virtio-net-pci,netdev={network},mac={mac},romfile="),
+        )
+    )
+
+
+def block(path: str, *, name: str = "block") -> Device:
+    """A virtio disk on a file or a block device of the machine, written through."""
+    kind = "host_device" if path.startswith("/dev/") else "file"
+    drive = f"if=none,id={name},file.driver={kind},file.filename={path},format=raw,cache.direct=on"
+    return Device(("-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"))
+
+
+def vfio(address: str) -> Device:
+    """A function of the machine that is bound to vfio-pci."""
+    return Device(("-device", f"vfio-pci,host={address},rombar=0"))
+
+
 def arguments(devices: Sequence[Device]) -> list[str]:
     return [word for device in devices for word in device.arguments]

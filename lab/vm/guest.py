@@ -21,9 +21,9 @@ from lab.vm.devices import Device
 from lab.vm.unpacked import DIRECTORY, REPOSITORY, Unpacked
 from opi_bridge.cards.qmp import Qmp
 
-BOOT_SECONDS = 90.0
-_STOP_SECONDS = 10.0
-_START_SECONDS = 10.0
+BOOT_SECONDS = 180.0
+_STOP_SECONDS = 30.0
+_START_SECONDS = 60.0
 _PYTHON = REPOSITORY / ".venv/bin/python"
 _AGENT = Path(__file__).parent / "agent.py"
 
@@ -156,10 +156,8 @@ class Guest:
             *(f"lab.{key}={value}" for key, value in words.items()),
             self._kernel,
         ]
-        firmware = [word for directory in unpacked.firmware for word in ("-L", str(directory))]
         return [
-            # A guest never outlives who started it, however that one ends.
-            *("setpriv", "--pdeathsig", "KILL", "nice", "-n", "10", str(unpacked.qemu), *firmware),
+            *unpacked.emulator,
             *("-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35", "-m", str(self._memory), "-smp", "2"),
             *("-display", "none", "-nodefaults", "-serial", f"file:{self.console}"),
             *("-qmp", f"unix:{self._sockets}/qmp,server=on,wait=off"),

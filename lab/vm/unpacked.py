@@ -69,6 +69,12 @@ class Unpacked:
         names = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
         return tuple(self.root / name for name in names if (self.root / name).is_dir())
 
+    @property
+    def emulator(self) -> tuple[str, ...]:
+        """How QEMU is started: no guest outlives who started it, however that one ends."""
+        firmware = (word for directory in self.firmware for word in ("-L", str(directory)))
+        return ("setpriv", "--pdeathsig", "KILL", str(self.qemu), *firmware)
+
     def environment(self) -> dict[str, str]:
         """For programs of the packages: their libraries first, and no module of an installed QEMU."""
         libraries = [str(self.root / name) for name in _LIBRARIES]

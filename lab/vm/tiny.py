@@ -1,0 +1,148 @@
+"""A small guest in seconds: the kernel, busybox, the modules it needs, and one shell script as all that it does.
+
+Where `lab/vm/guest.py` is a whole machine to run our daemons in, this one is what they serve: a virtual machine with a
+card and a disk. It speaks over its serial console; what its script says after `lab: ` can be waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import os
+import re
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from lab.vm import archive, devices, modules
+from lab.vm.devices import Device
+from lab.vm.unpacked import Unpacked
+
+_INIT = Path(__file__).parent / "tiny_init"
+_LEASE = Path(__file__).parent / "tiny_lease"
+_DIRECTORIES = ("bin", "dev", "etc", "proc", "sys", "modules")
+_STOP_SECONDS = 30.0
+_SAID = re.compile(r"\blab: (.*)")
+
+
+class TinyGuestFailed(RuntimeError):
+    """The guest ended, or was silent for too long; the message holds the end of what it said."""
+
+
+class TinyGuest:
+    """An asynchronous context: powered off on exit, wherever its script is then.
+
+    `script` is for busybox' sh; `lease NAME` in it gets an address by DHCP and says `lab: NAME ADDRESS/PREFIX`; after
+    its last line comes `lab: end`. `drivers` are modules to load before it. `netns` is where QEMU opens its taps.
+    """
+
+    def __init__(
+        self,
+        unpacked: Unpacked,
+        kernel: Path,
+        *,
+        script: str,
+        devices: Sequence[Device],
+        drivers: Sequence[str] = ("virtio_pci", "virtio_net", "virtio_blk"),
+        netns: str = "",
+        memory: int = 192,
+    ) -> None:
+        self._unpacked = unpacked
+        self._kernel = kernel
+        self._script = script
+        self._devices = tuple(devices)
+        self._drivers = tuple(drivers)
+        self._netns = netns
+        self._memory = memory
+        self._process: asyncio.subprocess.Process | None = None
+        self._told: list[str] = []
+        self._console: list[str] = []
+        self._more = asyncio.Event()
+        self._reader: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._directory = tempfile.TemporaryDirectory(prefix="dpu-tiny-")
+        image = Path(self._directory.name) / "initramfs.gz"
+        image.write_bytes(await asyncio.to_thread(self._image))
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command(image),
+                env=self._unpacked.environment(),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except BaseException:
+            self._directory.cleanup()
+            raise
+        assert self._process.stdout is not None
+        self._reader = asyncio.create_task(self._read(self._process.stdout), name="tiny guest's console")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._process is not None
+        assert self._reader is not None
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGTERM)
+            try:
+                await asyncio.wait_for(self._process.wait(), _STOP_SECONDS)
+            except TimeoutError:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                await self._process.wait()
+        await self._reader
+        self._directory.cleanup()
+
+    async def says(self, beginning: str, *, seconds: float) -> str:
+        """What follows `beginning` in the first line of the script that has it. Raises TinyGuestFailed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    self._more.clear()
+                    for line in self._told:
+                        if line.startswith(beginning):
+                            return line.removeprefix(beginning).strip()
+                    if self._reader is None or self._reader.done():
+                        raise TinyGuestFailed(f"the guest ended without {beginning!r}: {self._last_words()}")
+                    await self._more.wait()
+        raise TinyGuestFailed(f"the guest did not say {beginning!r} within {seconds:g} s: {self._last_words()}")
+
+    async def _read(self, console: asyncio.StreamReader) -> None:
+        try:
+            async for line in console:
+                text = line.decode(errors="replace").strip()
+                self._console.append(text)
+                if said := _SAID.search(text):
+                    self._told.append(said[1])
+                self._more.set()
+        finally:
+            self._more.set()
+
+    def _last_words(self) -> str:
+        return " | ".join(self._console[-8:]) or "nothing was said"
+
+    def _image(self) -> bytes:
+        entries = [archive.directory(name) for name in _DIRECTORIES]
+        entries.append(archive.program("bin/busybox", self._unpacked.busybox.read_bytes()))
+        entries.append(archive.program("init", _INIT.read_bytes()))
+        entries.append(archive.program("etc/lease", _LEASE.read_bytes()))
+        entries.append(archive.program("etc/script", self._script.encode()))
+        for number, module in enumerate(modules.needed(self._unpacked, self._drivers)):
+            name = module.name.removesuffix(".xz")
+            entries.append(archive.program(f"modules/{number:02}-{name}", modules.content(module)))
+        return gzip.compress(archive.pack(entries), 1, mtime=0)
+
+    def _command(self, image: Path) -> list[str]:
+        return [
+            *(("ip", "netns", "exec", self._netns) if self._netns else ()),
+            *self._unpacked.emulator,
+            *("-accel", "tcg", "-cpu", "qemu64", "-M", "q35", "-m", str(self._memory), "-smp", "1"),
+            *("-display", "none", "-nodefaults", "-serial", "stdio", "-no-reboot"),
+            *("-kernel", str(self._kernel), "-initrd", str(image)),
+            *("-append", "console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 random.trust_cpu=on"),
+            *devices.arguments(self._devices),
+        ]
