@@ -19,6 +19,7 @@ from lab.hardware import loops
 from lab.hardware.sysfs import SysfsTree
 from lab.hardware.uevents import UeventSender
 from tests.csi_rig.plant import Plant, mount_capability
+from tests.csi_rig.target import PORT
 
 pytestmark = pytest.mark.root
 
@@ -88,7 +89,7 @@ async def test_connect_mount_and_disconnect(one: Plant, sender: UeventSender) ->
         "nqn": identity.subsystem_nqn(volume.volume_id),
         "transport": "tcp",
         "traddr": "127.0.0.1",
-        "trsvcid": "4420",
+        "trsvcid": str(PORT),
         "hostnqn": identity.host_nqn("host1"),
         "hostid": identity.host_id("host1"),
         "ctrl_loss_tmo": "-1",
