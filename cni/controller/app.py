@@ -10,6 +10,8 @@ from cni.controller.addresses import plan
 from cni.controller.config import ControllerConfig
 from cni.controller.control import Control
 from cni.controller.errors import InvalidPlan
+from cni.status_page.following import Following
+from cni.status_page.server import StatusPage
 from foundation.daemon.running import Daemon, StartError, run
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import KubeError
@@ -28,6 +30,10 @@ async def start(config: ControllerConfig, daemon: Daemon) -> None:
     except KubeError as error:
         raise StartError(str(error)) from error
     daemon.on_stop(client.close)
+    if config.status_page.listen:
+        page = StatusPage(Following(client))
+        await page.start(config.status_page.listen)
+        daemon.on_stop(page.stop)
 
     async def lead() -> None:
         try:

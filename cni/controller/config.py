@@ -65,6 +65,14 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Names for virtual machines."""
 
 
+class StatusPageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The page to look at."""
+
+    listen: str = ""
+    """host:port of the read-only page with pairs, ports and disks; empty: none. It asks for no password: who reaches it
+    sees names of pods and claims."""
+
+
 class ControllerConfig(DaemonConfig, frozen=True, kw_only=True):
     """Settings of cni-controller."""
 
@@ -76,3 +84,5 @@ class ControllerConfig(DaemonConfig, frozen=True, kw_only=True):
     """Which replica writes."""
     cluster: ClusterConfig = ClusterConfig()
     """The default network."""
+    status_page: StatusPageConfig = StatusPageConfig()
+    """The page to look at."""

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +43,7 @@ from lab.certificates import Authority
 from lab.hardware.sysfs import PciEntry, SysfsTree
 from lab.layout import DPU_NODE, HOST_NODE
 from lab.network.commands import run
+from lab.ports import free_port
 from lab.setting import create_objects
 from tests.csi_rig.target import LVSTORE, Target
 
@@ -89,12 +89,6 @@ class StandInAttacher(attacher_pb2_grpc.VolumeAttacherServicer):
         self, request: attacher_pb2.InventoryRequest, context: object
     ) -> attacher_pb2.InventoryResponse:
         return attacher_pb2.InventoryResponse(card="spdk_vfiouser", functions_total=8, functions_free=7)
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def disk(volume: str = VOLUME, *, connected: bool = True) -> attacher_pb2.Attachment:
