@@ -11,17 +11,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cni.controller.model.annotations import POD_NETWORKS
 from foundation.kube.client import KubeClient
+from foundation.kube.errors import AlreadyExists, NotFound
 from foundation.kube.models.core import Pod
 from foundation.kube.reflector import Change, Reflector
-from foundation.kube.resources import NODES, PODS
+from foundation.kube.resources import (
+    ENDPOINT_SLICES,
+    LEASES,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    NODES,
+    PODS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    Resource,
+)
 from foundation.ovsdb import OvsdbSession
 
 NAMESPACE = "bench"
+NODE = "bench-node-"
 CREATORS = 32
 TICKS = os.sysconf("SC_CLK_TCK")
 DAEMON = "from cni.controller.app import main; main()"
@@ -47,15 +60,17 @@ class Northbound:
 
 
 class Controller:
-    """The daemon, started by its own configuration."""
+    """The daemon, started by its own configuration. `identity`: it is one of several replicas, of which one leads."""
 
-    def __init__(self, kubeconfig: str, northbound: Northbound) -> None:
-        self.http = northbound.directory / "http"
+    def __init__(self, kubeconfig: str, northbound: Northbound, *, identity: str = "") -> None:
+        self.http = northbound.directory / f"http{identity}"
         settings = {
             "kubeconfig": kubeconfig,
             "http": f"unix:{self.http}",
             "northbound.remotes": northbound.remote,
-            "leader_election.enabled": "false",
+            "leader_election.enabled": "true" if identity else "false",
+            "leader_election.namespace": NAMESPACE,
+            "leader_election.identity": identity,
             "log.level": "warning",
         }
         self.started = time.perf_counter()
@@ -93,6 +108,11 @@ class Controller:
         """As systemd would."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(20)
+
+    def kill(self) -> None:
+        """As a machine that fails would."""
+        self.process.kill()
+        self.process.wait()
 
 
 class Watcher:
@@ -150,9 +170,38 @@ def pod(name: str, node: str) -> dict[str, Any]:
     }
 
 
+async def prepare(client: KubeClient) -> None:
+    """A namespace of our own, with the account that pods need on a real API server, and nothing else in it."""
+    account = {"metadata": {"name": "default", "namespace": NAMESPACE}}
+    for resource, made in ((NAMESPACES, {"metadata": {"name": NAMESPACE}}), (SERVICE_ACCOUNTS, account)):
+        with suppress(AlreadyExists):
+            await client.create(resource, made)
+    await clear(client)
+
+
+async def clear(client: KubeClient) -> None:
+    """Removes all that this benchmark has made."""
+    for resource in (PODS, SERVICES, ENDPOINT_SLICES, NETWORK_POLICIES, LEASES):
+        await remove_all(client, resource, NAMESPACE)
+    await remove_all(client, NODES, "")
+
+
+async def remove_all(client: KubeClient, resource: Resource[Any], namespace: str) -> None:
+    """Removes a namespace's objects of a kind, or the cluster's as far as they are ours."""
+    names = [each.metadata.name for each in await client.list(resource, namespace=namespace)]
+    waiting = [name for name in names if namespace or name.startswith(NODE)]
+
+    async def work() -> None:
+        while waiting:
+            with suppress(NotFound):
+                await client.delete(resource, waiting.pop(), namespace, grace_seconds=0)
+
+    await asyncio.gather(*(work() for _ in range(CREATORS)))
+
+
 async def create_nodes(client: KubeClient, count: int) -> list[str]:
     """Nodes with a /20 each."""
-    names = [f"node-{index}" for index in range(count)]
+    names = [f"{NODE}{index}" for index in range(count)]
     for index, name in enumerate(names):
         cidr = f"10.{index // 16}.{index % 16 * 16}.0/20"
         await client.create(NODES, {"metadata": {"name": name}, "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}})

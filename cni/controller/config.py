@@ -33,7 +33,7 @@ class LeaderElectionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     """Name of the lease."""
     identity: str = ""
     """Unique among the replicas; empty: host name and process id."""
-    lease_seconds: float = 12.0
+    lease_seconds: float = 10.0
     """After so long without renewal another replica takes over; it then needs a few seconds to take in the cluster."""
 
 

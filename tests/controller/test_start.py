@@ -1,0 +1,158 @@
+"""What a starting controller finds in the database, made right in one pass: every combination of pod and port.
+
+Subjects: pods with and without port or annotation; ports in the wrong switch, with other addresses, twice, of earlier
+pods of the same name, of pods that are gone, finished, on the host's network or on an unknown node; other people's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cni.controller.rows import Owner
+from foundation.ovsdb import OvsdbSession, fresh_name
+from foundation.ovsdb import operations as op
+from tests.controller.stage import Northbound, Stage, node, pod
+
+MAC, IP = "0a:58:0a:01:00:09", "10.1.0.9"
+WRITTEN = {"default": {"ips": [f"{IP}/24"], "mac": MAC}}
+NODES = (node("n1", "10.1.0.0/24"), node("n2", "10.2.0.0/24"))
+
+
+@pytest.fixture
+def northbound() -> Iterator[Northbound]:
+    server = Northbound()
+    yield server
+    server.remove()
+
+
+def port(
+    name: str = "ns_web", key: str = "ns/web", uid: str = "u1", address: str = f"{MAC} {IP}", **columns: Any
+) -> Any:
+    tags = {"dpu-offload.io/owner": "pod", "dpu-offload.io/key": key, "dpu-offload.io/part": "default"}
+    row = {"name": name, "addresses": address, "options": {"iface-id-ver": uid}, "external_ids": tags}
+    return {**row, **columns}
+
+
+async def lay(northbound: Northbound, *ports: tuple[str, Any]) -> None:
+    """Both nodes by a controller; then ports by hand, each in a switch."""
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *NODES)
+        await stage.settle()
+    async with OvsdbSession(northbound.remote, "OVN_Northbound") as session:
+        for switch, columns in ports:
+            name = fresh_name()
+            await session.transact(
+                op.insert("Logical_Switch_Port", columns, uuid_name=name),
+                op.mutate("Logical_Switch", [("name", "==", switch)], [("ports", "insert", name)]),
+            )
+
+
+def pod_ports(stage: Stage) -> dict[str, tuple[str, str]]:
+    """Name -> (switch, first address word but the MAC)."""
+    where = {uuid: name for name, row in stage.named("Logical_Switch").items() for uuid in row["ports"]}
+    return {
+        row["name"]: (where[row.uuid], next(iter(row["addresses"])).split()[1])
+        for row in stage.rows("Logical_Switch_Port")
+        if row["external_ids"].get("dpu-offload.io/owner", "pod") == "pod" and row["addresses"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "pods", "wanted", "written"),
+    [
+        ([], [pod("web", uid="u1", networks=WRITTEN)], {"ns_web": ("n1", IP)}, {"pod": 1}),
+        ([("n1", port())], [pod("web", uid="u1", networks=WRITTEN)], {"ns_web": ("n1", IP)}, {"pod": 1}),
+        ([("n1", port())], [pod("web", uid="u1")], {"ns_web": ("n1", IP)}, {"pod": 1}),
+        ([("n2", port())], [pod("web", uid="u1", networks=WRITTEN)], {"ns_web": ("n1", IP)}, {"pod": 1}),
+        (
+            [("n1", port(address="0a:58:0a:01:00:07 10.1.0.7"))],
+            [pod("web", uid="u1", networks=WRITTEN)],
+            {"ns_web": ("n1", IP)},
+            {"pod": 1},
+        ),
+        (
+            [("n1", port()), ("n1", port(name="ns_web_twin"))],
+            [pod("web", uid="u1", networks=WRITTEN)],
+            {"ns_web": ("n1", IP)},
+            None,
+        ),
+        (
+            [("n1", port(uid="earlier"))],
+            [pod("web", uid="u1", networks={"default": {"ips": ["10.1.0.8/24"], "mac": "0a:58:0a:01:00:08"}})],
+            {"ns_web": ("n1", "10.1.0.8")},
+            {"pod": 1},
+        ),
+        ([("n1", port())], [], {}, {"pod": 1}),
+        ([("n1", port())], [pod("web", uid="u1", phase="Succeeded", networks=WRITTEN)], {}, {"pod": 1}),
+        ([("n1", port())], [pod("web", uid="u1", phase="Failed", networks=WRITTEN)], {}, {"pod": 1}),
+        ([("n1", port())], [pod("web", uid="u1", host_network=True)], {}, {"pod": 1}),
+        ([("n1", port())], [pod("web", uid="u1", on="")], {}, {"pod": 1}),
+        (
+            [("n1", port(name="theirs", external_ids={"owner": "somebody"}))],
+            [],
+            {"theirs": ("n1", IP)},
+            {},
+        ),
+        (
+            [("n1", port(name="ns_job", key="ns/job", uid="u0"))],
+            [pod("job", uid="u0", phase="Succeeded", networks=WRITTEN), pod("web", uid="u1", networks=WRITTEN)],
+            {"ns_web": ("n1", IP)},
+            {"pod": 2},
+        ),
+    ],
+    ids=[
+        "no port",
+        "port lacks columns",
+        "annotation lost",
+        "wrong switch",
+        "other address",
+        "twins",
+        "earlier pod of the name",
+        "pod gone",
+        "pod succeeded",
+        "pod failed",
+        "host network",
+        "not scheduled any more",
+        "somebody else's",
+        "address passed on",
+    ],
+)
+async def test_ports_as_found(
+    northbound: Northbound,
+    found: list[tuple[str, Any]],
+    pods: list[Any],
+    wanted: dict[str, tuple[str, str]],
+    written: dict[str, int] | None,
+) -> None:
+    await lay(northbound, *found)
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *NODES)
+        stage.put("pod", *pods)
+        await stage.settle()
+        assert pod_ports(stage) == wanted
+        assert stage.problems == {}
+        if written is not None:
+            assert stage.core.committer.statistics.rows == written, "no more than what differs is written or removed"
+        before = stage.core.committer.statistics.transactions
+        stage.core.committer.compare_all()
+        await stage.settle()
+        assert stage.core.committer.statistics.transactions == before
+
+
+async def test_a_pod_of_an_unknown_node_waits_and_its_old_port_goes(northbound: Northbound) -> None:
+    await lay(northbound, ("n1", port()))
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *NODES)
+        stage.put("pod", pod("web", uid="u1", on="n3", networks=WRITTEN))
+        await stage.settle()
+        assert pod_ports(stage) == {}
+        assert stage.problems[Owner("pod", "ns/web")].reason == "NodeHasNoSubnet"
+        stage.put("node", node("n3", "10.1.3.0/24"))
+        await stage.settle()
+        # What was written is of no subnet of its node: it gets an address of its own.
+        assert pod_ports(stage)["ns_web"][0] == "n3"
+        assert pod_ports(stage)["ns_web"][1].startswith("10.1.3.")
+        assert stage.annotations["ns/web"]["default"]["ips"][0].startswith("10.1.3.")
