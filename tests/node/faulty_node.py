@@ -19,7 +19,7 @@ from cni.link.client import LinkClient
 from cni.link.errors import PeerAway
 from cni.node import app, links
 from cni.node.attachments import AttachmentStore
-from cni.node.errors import LinkFailed, SwitchFailed
+from cni.node.errors import InputFailed, LinkFailed, SwitchFailed, TryLater
 from cni.node.host_pods import HostPods
 from cni.node.switch import Switch
 
@@ -33,6 +33,11 @@ POINTS: dict[str, tuple[Any, str, Callable[[], Exception]]] = {
     "remove_altnames": (links, "remove_altnames", lambda: LinkFailed("injected")),
     "plug": (Switch, "plug", lambda: SwitchFailed("injected")),
     "installed": (Switch, "installed", lambda: SwitchFailed("injected")),
+    "delete": (links, "delete", lambda: LinkFailed("injected")),
+    "restore": (links, "restore_altnames", lambda: LinkFailed("injected")),
+    "unplug": (Switch, "unplug", lambda: TryLater("injected")),
+    "forget": (AttachmentStore, "remove", lambda: InputFailed("injected")),
+    "link_unplug": (LinkClient, "unplug", lambda: PeerAway("injected")),
     "link_plug": (LinkClient, "plug", lambda: PeerAway("injected")),
     "permitted": (HostPods, "_permitted", lambda: SwitchFailed("injected")),
 }
