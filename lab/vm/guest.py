@@ -51,7 +51,9 @@ class Parts:
             fresh = kernel.with_suffix(".new")
             await vmlinux.extract(unpacked, fresh)
             fresh.replace(kernel)
-        image.write_bytes(await asyncio.to_thread(initramfs.build, unpacked))
+        fresh_image = image.with_suffix(f".{os.getpid()}")
+        fresh_image.write_bytes(await asyncio.to_thread(initramfs.build, unpacked))
+        fresh_image.replace(image)
         return cls(unpacked, kernel, image, await modules.build(unpacked, directory))
 
 
