@@ -139,6 +139,7 @@ async def test_a_kill_at_any_step_of_add_is_recovered(stage: Stage, walk: str) -
             clean.append(f"{point} {moment}")
 
 
+@pytest.mark.faults
 @EACH
 async def test_a_kill_at_any_step_of_del_is_recovered(stage: Stage, walk: str) -> None:
     """What was begun is finished at the next start, and the runtime's repeated DEL succeeds."""
