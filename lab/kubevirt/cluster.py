@@ -6,6 +6,7 @@ Nothing here starts a guest; whoever drives it says when the guest goes on, and 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,20 @@ class Machine:
         await self.end(self.pod)
         await self._client.delete(VIRTUAL_MACHINE_INSTANCES, self.name, self.namespace)
         self.pod = None
+
+    async def replug(self, template: Mapping[str, Any]) -> Pod:
+        """Its author has other interfaces in the template: KubeVirt takes them over, down to the running pod."""
+        assert self.pod is not None
+        self._body = {**self._body, "spec": {**self._body["spec"], "template": template}}
+        await self._client.merge_patch(VIRTUAL_MACHINES, self.name, self.namespace, {"spec": {"template": template}})
+        spec = template["spec"]
+        self._vmi = {**self._vmi, "spec": spec}
+        await self._client.merge_patch(VIRTUAL_MACHINE_INSTANCES, self.name, self.namespace, {"spec": spec})
+        chosen = {"k8s.v1.cni.cncf.io/networks": json.dumps(objects.selection(spec))}
+        self.pod = await self._client.merge_patch(
+            PODS, self.pod.metadata.name, self.namespace, {"metadata": {"annotations": chosen}}
+        )
+        return self.pod
 
     async def delete(self) -> None:
         """The author deletes the machine."""

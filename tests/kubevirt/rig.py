@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import secrets
@@ -119,6 +120,27 @@ class Rig:
         await self.stage.sandbox(sandbox)
         self._sandboxes[key] = sandbox
         return await self.stage.add(sandbox, **more)
+
+    async def add_network(self, pod: KubePod, network: Mapping[str, Any], *, device: str = "", info: str = "") -> Pod:
+        """What Multus does for one more network of a pod, under the interface name that KubeVirt has chosen."""
+        meta = network["metadata"]
+        first = self._sandboxes[pod.metadata.name]
+        chosen = json.loads(pod.metadata.annotations["k8s.v1.cni.cncf.io/networks"])
+        (interface,) = (each["interface"] for each in chosen if each["name"] == meta["name"])
+        conf = json.loads(network["spec"]["config"])
+        if device:
+            conf |= {"deviceID": device, "runtimeConfig": {"deviceID": device, "CNIDeviceInfoFile": info}}
+        sandbox = dataclasses.replace(first, ifname=interface, device=device, result={})
+        answer = await self.stage.call("ADD", sandbox, conf)
+        assert answer.status == 0, answer.message
+        sandbox.result = answer.output
+        return sandbox
+
+    async def delete_network(self, sandbox: Pod, network: Mapping[str, Any]) -> None:
+        """What Multus does when a network leaves a pod."""
+        conf = {**json.loads(network["spec"]["config"]), "prevResult": sandbox.result}
+        answer = await self.stage.call("DEL", sandbox, conf)
+        assert answer.status == 0, answer.message
 
     def _free_vf(self) -> int:
         taken = {sandbox.device for sandbox in self._sandboxes.values()}

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from benchmarks import report
-from foundation.kube.resources import VIRTUAL_MACHINES
+from foundation.kube.resources import NETWORK_ATTACHMENT_DEFINITIONS, VIRTUAL_MACHINES
 from lab.kubevirt import dhcp
 from lab.kubevirt.watched import Watched
+from lab.network import namespaces
 from lab.network.commands import ip, run
 from tests.kubevirt.rig import CONTROLLER, Rig
+from tests.kubevirt.test_examples import one
 from tests.kubevirt.walks import Running, body, configured, move, started
-from tests.node.stage import DEFAULT, DPU, HOST
+from tests.node.stage import DEFAULT, DPU, HOST, vf_address, vf_netdev
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
@@ -122,6 +126,62 @@ async def test_the_machine_keeps_its_address_over_a_stop_and_a_start_elsewhere(r
 
 
 COUNTED: set[tuple[str, str]] = set()
+
+
+def here(body: Mapping[str, Any]) -> dict[str, Any]:
+    """An example's object in the rig's namespace."""
+    return dict(json.loads(json.dumps(body).replace("machines", "default")))
+
+
+async def test_a_guest_with_a_function_of_its_own_is_configured_over_the_representor(rig: Rig, tmp_path: Path) -> None:
+    network, vm = here(one("vm.yaml", "NetworkAttachmentDefinition")), here(one("vm.yaml", "VirtualMachine"))
+    await rig.stage.client.apply(NETWORK_ATTACHMENT_DEFINITIONS, network, "examples")
+    machine = await rig.machine(vm)
+    pod = await machine.start(HOST)
+    await rig.add(pod)
+    index = rig.stage.vfs - 1
+    info = tmp_path / "devinfo.json"
+    fast = await rig.add_network(pod, network, device=vf_address(index), info=str(info))
+    # KubeVirt finds the function in the device information, the guest's MAC in the network status.
+    assert json.loads(info.read_text())["pci"]["pci-address"] == vf_address(index)
+    assert fast.result["interfaces"][-1]["mac"] == "02:50:00:00:00:01"
+    await rig.bound("default.fast_default_vm_db", HOST)
+    # What vfio-pci does with the function: it is in the guest, with the MAC of its spec.
+    guest, card = f"{rig.stage.prefix}-fast", vf_netdev(index)
+    await namespaces.create(guest)
+    await ip(f"link set {card} netns {guest}", namespace=rig.stage.network.namespace(HOST))
+    await ip(f"link set {card} address 02:50:00:00:00:01 up", namespace=guest)
+    got = await dhcp.lease(guest, card)
+    assert got["address"] == fast.result["ips"][0]["address"].partition("/")[0]
+    assert "routers" not in got
+    await ip(f"link set {card} netns {rig.stage.network.namespace(HOST)}", namespace=guest)
+    await namespaces.remove(guest)
+    await rig.delete_network(fast, network)
+    await rig.delete(pod)
+    await machine.stop()
+    await machine.delete()
+
+
+async def test_an_interface_is_plugged_into_a_running_machine_and_taken_out(running: Running) -> None:
+    rig, machine = running.rig, running.machine
+    network = here(one("nic-hotplug.yaml", "NetworkAttachmentDefinition"))
+    await rig.stage.client.apply(NETWORK_ATTACHMENT_DEFINITIONS, network, "examples")
+    plain = body(machine.name)["spec"]["template"]
+    more = body(machine.name)["spec"]["template"]
+    more["spec"]["domain"]["devices"]["interfaces"].append({"name": "backup", "bridge": {}})
+    more["spec"]["networks"].append({"name": "backup", "multus": {"networkName": "backup"}})
+    port = f"default.backup_default_vm_{machine.name}"
+    seen = []
+    for _ in range(2):
+        backup = await rig.add_network(await machine.replug(more), network)
+        await rig.bound(port, DEFAULT)
+        seen.append(backup.result["interfaces"][-1]["mac"])
+        pod = await machine.replug(plain)
+        await rig.delete_network(backup, network)
+        async with asyncio.timeout(30):
+            while rig.bindings(port) or set(await rig.given(pod)) != {"default"}:
+                await asyncio.sleep(0.05)
+    assert seen[0] == seen[1]
 
 
 async def killed_meanwhile(rig: Rig, process: str, work: Awaitable[Any]) -> Any:
