@@ -35,7 +35,7 @@ def check(
             f"StorageClass parameter encryptionInTransit: backend {backend_name} has no place for keys"
         )
     for capability in request.volume_capabilities:
-        if reason := volume_context.refusal(capability, volume_context.of_new_volume((), common)):
+        if reason := volume_context.refusal(capability, common):
             raise InvalidArgument(reason)
     qos = parameters.parse_qos(request.mutable_parameters)
     if request.mutable_parameters and not backend.capabilities.qos:
@@ -58,7 +58,7 @@ async def create(parts: Parts, request: csi_pb2.CreateVolumeRequest) -> csi_pb2.
     backend, spec, common = check(parts, request)
     volume = await backend.create(spec)
     message = as_message(backend, volume)
-    message.volume_context.update(volume_context.of_new_volume(volume.portals, common).as_text())
+    message.volume_context.update(volume_context.of_new_volume(volume, common).as_text())
     if request.HasField("volume_content_source"):
         message.content_source.CopyFrom(request.volume_content_source)
     return csi_pb2.CreateVolumeResponse(volume=message)

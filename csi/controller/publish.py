@@ -67,7 +67,7 @@ async def publish(
         volume_id=str(volume_id),
         remote=attacher_pb2.RemoteVolume(
             subsystem_nqn=identity.subsystem_nqn(volume_id),
-            paths=_paths(volume.portals, dpu),
+            paths=_paths(volume.secure_portals if keys.tls_psk else volume.portals, dpu),
             namespace_uuid=identity.namespace_uuid(volume_id),
             size_bytes=volume.size,
         ),

@@ -1,12 +1,12 @@
 """What a volume's PersistentVolume carries for ever: the volume context, written at creation, read at publish."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
 from csi import capabilities
 from csi.errors import InvalidArgument
-from csi.framework.backend import Portal
+from csi.framework.backend import Volume
 from csi.framework.parameters import ClassParameters
 from dpu_offload_stubs.csi import csi_pb2
 
@@ -33,10 +33,11 @@ def _items(context: VolumeContext) -> list[tuple[str, str | bool]]:
     return list(msgspec.to_builtins(context).items())
 
 
-def of_new_volume(portals: Sequence[Portal], parameters: ClassParameters) -> VolumeContext:
+def of_new_volume(volume: Volume, parameters: ClassParameters) -> VolumeContext:
     policy = parameters.function_policy
+    portals = volume.secure_portals if parameters.encryption_in_transit else volume.portals
     return VolumeContext(
-        portals=msgspec.json.encode(list(portals)).decode(),
+        portals=msgspec.json.encode(portals).decode(),
         transport=parameters.transport,
         # A function that a virtual machine has cannot be shared with the host's other volumes.
         function_policy="static" if parameters.passthrough and policy == "default" else policy,
@@ -56,8 +57,8 @@ def parse(given: Mapping[str, str]) -> VolumeContext:
         raise InvalidArgument(f"volume_context: {error}; it must be what CreateVolume returned") from error
 
 
-def refusal(capability: csi_pb2.VolumeCapability, context: VolumeContext) -> str:
-    """Why a volume with this context cannot be used so; empty when it can."""
+def refusal(capability: csi_pb2.VolumeCapability, context: VolumeContext | ClassParameters) -> str:
+    """Why a volume of this class or with this context cannot be used so; empty when it can."""
     if not context.passthrough:
         return ""
     name = "dpu-offload.io/passthrough"

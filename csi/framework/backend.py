@@ -81,12 +81,14 @@ class VolumeSpec(Generic[P]):
 
 
 class Volume(msgspec.Struct, frozen=True, kw_only=True):
-    """A volume as it stands. `size` in bytes; `topology` empty when it is reachable from everywhere; `exported` is
-    false while the storage does not offer it to anybody, e.g. just after a restart."""
+    """A volume as it stands. `size` in bytes; hosts with a TLS key connect at `secure_portals`; `topology` is empty
+    when it is reachable from everywhere; `exported` is false while the storage does not offer it to anybody, e.g. just
+    after a restart."""
 
     key: str
     size: int
     portals: tuple[Portal, ...]
+    secure_portals: tuple[Portal, ...] = ()
     topology: tuple[dict[str, str], ...] = ()
     hosts: tuple[str, ...] = ()
     exported: bool = True

@@ -66,9 +66,9 @@ class Health:
         there = self._mirror.attachments
         for volume in [volume_id] if volume_id else list(there):
             self._compare(volume, there.get(volume))
-        for gone in set(self._states) - set(there):
-            del self._states[gone]
-        self._count(there)
+        if not volume_id:
+            for gone in set(self._states) - set(there):
+                del self._states[gone]
 
     def _compare(self, volume_id: str, attachment: pb.Attachment | None) -> None:
         if attachment is None:
@@ -97,11 +97,12 @@ class Health:
         _PATHS_LOST.set(sum(not path.connected for one in there.values() for path in one.paths))
 
     async def run(self) -> None:
-        """Keep the Node's condition current until cancelled."""
+        """Keep the Node's condition and the figures current until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
             if self._mirror.synced:
+                self._count(self._mirror.attachments)
                 says = condition(self._mirror.attachments)
                 if says != self._said:
                     await self._write(says)

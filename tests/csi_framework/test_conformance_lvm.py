@@ -1,4 +1,4 @@
-"""Backend kind `nvmet` over LVM under the conformance suite: the tools are modelled, since device-mapper may be missing.
+"""Backend kind `nvmet` over LVM under the conformance suite: the tools are modelled, as device-mapper may be missing.
 
 The model refuses what lvm(8) refuses, and rounds sizes to extents as it does; the real tools run in the VM lab.
 """

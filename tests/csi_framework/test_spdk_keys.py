@@ -1,16 +1,26 @@
 """Secrets of hosts on an SPDK target: by keyring, replaced while in use, gone with the host."""
 
+import asyncio
 import base64
 import binascii
 import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from csi import identity
+from csi.errors import FailedPrecondition
 from csi.framework.backend import HostKeys, SizeRange, Volume, VolumeSpec
 from csi.framework.backends.spdk import SpdkBackend
 from csi.framework.backends.spdk.config import SpdkParameters
 from foundation.spdk.client import SpdkClient
+from foundation.spdk.errors import SpdkError
+from tests.csi_rig.target import PORT, SECURE_PORT, Target
 
 HOST = identity.host_nqn("one")
 
@@ -69,6 +79,92 @@ async def test_two_hosts_have_keys_of_their_own(backend: SpdkBackend, raw: SpdkC
     hosts, left = await state(raw, volume)
     assert [host["nqn"] for host in hosts] == [other]
     assert {path.name for path in keys.iterdir()} == left == {hosts[0]["dhchap_key"]}
+
+
+@pytest.fixture
+async def dpu(tmp_path: Path) -> AsyncIterator[SpdkClient]:
+    """An SPDK that connects to the target."""
+    with tempfile.TemporaryDirectory(prefix="dpu-", dir="/tmp") as directory:
+        address = f"{directory}/dpu.sock"
+        command = [sys.executable, "-m", "lab.spdk", "-r", address, "--mode", "dpu"]
+        process = await asyncio.create_subprocess_exec(*command)
+        try:
+            async with SpdkClient(f"unix:{address}") as client:
+                await client.connect(deadline=20)
+                yield client
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+async def connected(dpu: SpdkClient, keys: Path, volume: Volume, *, port: int, psk: str = "") -> bool:
+    """Whether a host gets in; it leaves again."""
+    trid = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(port)}
+    path = {
+        "name": "c",
+        "subnqn": identity.subsystem_nqn(identity.VolumeId("spdk", volume.key)),
+        "hostnqn": HOST,
+        **trid,
+    }
+    if psk:
+        file = keys / "of the host"
+        file.touch(0o600)
+        file.write_text(psk)
+        await dpu.call("keyring_file_add_key", {"name": "psk", "path": str(file)})
+        path["psk"] = "psk"
+    try:
+        await dpu.call("bdev_nvme_attach_controller", path)
+    except SpdkError:
+        return False
+    else:
+        await dpu.call("bdev_nvme_detach_controller", {"name": "c"})
+        return True
+    finally:
+        if psk:
+            await dpu.call("keyring_file_remove_key", {"name": "psk"})
+
+
+async def test_a_host_with_a_tls_key_gets_in_by_tls_and_in_no_other_way(
+    backend: SpdkBackend, dpu: SpdkClient, tmp_path: Path
+) -> None:
+    volume = await make(backend)
+    old, new = (key(letter, "NVMeTLSkey-1:01:") for letter in (b"o", b"n"))
+    await backend.grant(volume.key, HOST, keys=HostKeys(tls_psk=old), shared=False)
+    assert await connected(dpu, tmp_path, volume, port=SECURE_PORT, psk=old)
+    assert not await connected(dpu, tmp_path, volume, port=SECURE_PORT)
+    assert not await connected(dpu, tmp_path, volume, port=PORT)
+    await backend.grant(volume.key, HOST, keys=HostKeys(tls_psk=new), shared=False)
+    assert await connected(dpu, tmp_path, volume, port=SECURE_PORT, psk=new)
+    assert not await connected(dpu, tmp_path, volume, port=SECURE_PORT, psk=old)
+    seen = await backend.get(volume.key)
+    assert (seen.exported, seen.hosts) == (True, (HOST,))
+    await backend.revoke(volume.key, HOST)
+    assert (await backend.get(volume.key)).exported
+    await backend.grant(volume.key, HOST, keys=HostKeys(), shared=False)
+    assert await connected(dpu, tmp_path, volume, port=PORT)
+    assert not await connected(dpu, tmp_path, volume, port=SECURE_PORT, psk=new)
+
+
+async def test_tls_comes_back_after_a_restart_of_the_target(
+    backend: SpdkBackend, target: Target, dpu: SpdkClient, tmp_path: Path
+) -> None:
+    volume = await make(backend)
+    psk = key(b"p", "NVMeTLSkey-1:01:")
+    await backend.grant(volume.key, HOST, keys=HostKeys(tls_psk=psk), shared=False)
+    await target.restart()
+    await backend.converge({volume.key: {HOST: HostKeys(tls_psk=psk)}}, {})
+    assert await connected(dpu, tmp_path, volume, port=SECURE_PORT, psk=psk)
+    assert not await connected(dpu, tmp_path, volume, port=PORT)
+
+
+async def test_nobody_shares_a_volume_in_clear_with_one_who_encrypts(backend: SpdkBackend, raw: SpdkClient) -> None:
+    volume = await make(backend)
+    psk = key(b"p", "NVMeTLSkey-1:01:")
+    await backend.grant(volume.key, HOST, keys=HostKeys(tls_psk=psk), shared=True)
+    with pytest.raises(FailedPrecondition, match="with TLS"):
+        await backend.grant(volume.key, identity.host_nqn("two"), keys=HostKeys(), shared=True)
+    hosts, _ = await state(raw, volume)
+    assert [host["nqn"] for host in hosts] == [HOST]
 
 
 async def test_nothing_shows_a_secret() -> None:

@@ -12,7 +12,7 @@ from foundation.spdk.errors import SpdkError
 from lab.ports import free_port
 
 LVSTORE = "lvs0"
-PORT = free_port()
+PORT, SECURE_PORT = free_port(), free_port()
 
 
 class Target:
@@ -80,7 +80,9 @@ class Target:
 
 
 def section(target: Target, **more: object) -> dict[str, object]:
-    """A backend section over it."""
-    portals = [{"transport": "tcp", "address": "127.0.0.1", "port": PORT}]
-    pool = {"address": target.address, "lvstore": LVSTORE, "portals": portals, **more}
+    """A backend section over it. With a `key_directory` also volumes that are encrypted in transit."""
+    portals, secure = ([{"transport": "tcp", "address": "127.0.0.1", "port": port}] for port in (PORT, SECURE_PORT))
+    pool: dict[str, object] = {"address": target.address, "lvstore": LVSTORE, "portals": portals, **more}
+    if "key_directory" in more:
+        pool["secure_portals"] = secure
     return {"kind": "spdk", "pools": {"p0": pool}}

@@ -22,7 +22,7 @@ from csi.framework.backend import (
     Volume,
     VolumeSpec,
 )
-from csi.framework.backends.ceph_nvmeof.config import CephConfig, CephParameters
+from csi.framework.backends.ceph_nvmeof.config import CephConfig, CephParameters, Listener
 from csi.framework.backends.ceph_nvmeof.gateway import Gateways
 from csi.framework.locks import Locks
 from csi.framework.sizes import MIB, rounded
@@ -37,20 +37,22 @@ class CephBackend:
     """A volume's key is its RBD image's name."""
 
     def __init__(self, name: str, config: CephConfig) -> None:
-        if not config.gateways or not config.listeners:
-            raise ValueError("gateways and listeners: at least one of each is needed")
+        if not config.gateways or all(each.secure for each in config.listeners):
+            raise ValueError("gateways and listeners: at least one of each is needed, a listener without `secure`")
         if config.tls is None and any(not address.startswith("unix:") for address in config.gateways):
             raise ValueError("tls: gateways over the network are called with mutual TLS only")
         self.name = name
         self._config = config
         self._gateways = Gateways(config)
         self._locks = Locks()
-        self._portals = tuple(Portal("tcp", each.address, each.port) for each in config.listeners)
+        self._portals = tuple(_portal(each) for each in config.listeners if not each.secure)
+        self._secure_portals = tuple(_portal(each) for each in config.listeners if each.secure)
 
     @property
     def capabilities(self) -> Capabilities:
         """Snapshots are RBD's own, which the gateways' interface does not reach."""
-        return Capabilities(expand=True, qos=True, authentication=True, encryption_in_transit=True)
+        secure = bool(self._secure_portals)
+        return Capabilities(expand=True, qos=True, authentication=True, encryption_in_transit=secure)
 
     async def start(self) -> None:
         """Channels connect with their first call."""
@@ -117,8 +119,9 @@ class CephBackend:
             key=key,
             size=namespace.rbd_image_size,
             portals=self._portals,
+            secure_portals=self._secure_portals,
             hosts=hosts,
-            exported=all(portal in listening for portal in self._portals),
+            exported=listening >= {*self._portals, *self._secure_portals},
         )
 
     async def volumes(self) -> Sequence[Volume]:
@@ -276,14 +279,15 @@ class CephBackend:
 
     async def _listen(self, key: str) -> None:
         listening = await self._listening(key)
-        for listener, portal in zip(self._config.listeners, self._portals, strict=True):
-            if portal not in listening:
+        for listener in self._config.listeners:
+            if _portal(listener) not in listening:
                 request = pb.CreateListener(
                     nqn=self._nqn(key),
                     host_name=listener.host_name,
                     traddr=listener.address,
                     trsvcid=listener.port,
                     adrfam=pb.ipv6 if ":" in listener.address else pb.ipv4,
+                    secure=listener.secure,
                 )
                 what = f"listen for {self._id(key)} at {listener.address}"
                 await self._gateways.call(what, "create_listener", request, accept=(errno.EEXIST,))
@@ -318,6 +322,10 @@ class CephBackend:
         await self._gateways.call(f"delete volume {self._id(key)}", "namespace_delete", space, accept=gone)
         subsystem = pb.DeleteSubsystem(subsystem_nqn=self._nqn(key), force=True)
         await self._gateways.call(f"delete {self._nqn(key)}", "delete_subsystem", subsystem, accept=gone)
+
+
+def _portal(listener: Listener) -> Portal:
+    return Portal("tcp", listener.address, listener.port)
 
 
 def _refuse_unsupported_limits(qos: Qos) -> None:

@@ -4,11 +4,13 @@ import msgspec
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One gateway of the group: its name as Ceph knows it, and the address at which it serves NVMe/TCP."""
+    """One gateway of the group: its name as Ceph knows it, and the address at which it serves NVMe/TCP. `secure`: with
+    TLS only, for volumes encrypted in transit, on a port of its own."""
 
     host_name: str
     address: str
     port: int = 4420
+    secure: bool = False
 
 
 class CephTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

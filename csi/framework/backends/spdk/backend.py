@@ -52,7 +52,7 @@ class SpdkBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        secrets = bool(self._store.keyrings)
+        pools = self._store.pools.values()
         return Capabilities(
             expand=True,
             snapshots=True,
@@ -60,8 +60,8 @@ class SpdkBackend:
             group_snapshots=True,
             qos=True,
             capacity=True,
-            authentication=secrets,
-            encryption_in_transit=secrets,
+            authentication=any(pool.config.key_directory for pool in pools),
+            encryption_in_transit=any(pool.config.key_directory and pool.config.secure_portals for pool in pools),
         )
 
     # --- life -------------------------------------------------------------------------------------------------------
@@ -183,11 +183,7 @@ class SpdkBackend:
         place = names.volume_place(key)
         async with self._store.locks.hold(place.lvol):
             pool, bdev, subsystem = await self._store.look(key)
-            if subsystem is None or not subsystem.whole(pool.config.portals):
-                subsystem = await self._store.ensure_export(key, known=subsystem, looked=True)
-            await self._store.exports_of(pool).admit(
-                subsystem, host_nqn, keys=keys, keyring=self._store.keyrings.get(pool.name), shared=shared
-            )
+            await self._store.admit(pool, key, subsystem, host_nqn, keys, shared=shared)
             return self._store.volume(pool, key, bdev.size, subsystem)
 
     async def revoke(self, key: str, host_nqn: str) -> None:
@@ -205,7 +201,7 @@ class SpdkBackend:
         place = names.volume_place(key)
         async with self._store.locks.hold(place.lvol):
             pool, _, subsystem = await self._store.look(key)
-            if subsystem is None or not subsystem.whole(pool.config.portals):
+            if subsystem is None or not subsystem.whole(pool.config):
                 await self._store.ensure_export(key, known=subsystem, looked=True)
             await self._store.exports_of(pool).limit(pool.bdev_name(place.lvol), qos)
 
@@ -271,7 +267,7 @@ class SpdkBackend:
         pool, bdev, subsystem = await self._store.look(key)
         if subsystem is None or not subsystem.namespaces:
             return Condition(abnormal=True, message=f"volume {self._store.id(key)} is not exported by its target")
-        if not subsystem.whole(pool.config.portals):
+        if not subsystem.whole(pool.config):
             return Condition(
                 abnormal=True, message=f"the target does not listen everywhere for volume {self._store.id(key)}"
             )

@@ -14,14 +14,21 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `topology`: segments of the nodes that reach it, empty for all. One lvol store belongs to one cluster.
     `key_directory`: directory for DH-HMAC-CHAP and TLS key files, as this process writes it; `target_key_directory`
     is the same directory as the target sees it (empty: the same path). Without it such volumes are refused.
+    `secure_portals`: TCP ports of their own where the target listens with TLS only, for volumes encrypted in transit;
+    without them such volumes are refused.
     """
 
     address: str
     lvstore: str
     portals: tuple[Portal, ...]
+    secure_portals: tuple[Portal, ...] = ()
     topology: dict[str, str] = {}
     key_directory: str = ""
     target_key_directory: str = ""
+
+    def listening(self, *, secure: bool) -> tuple[Portal, ...]:
+        """Where a volume is offered: with TLS or without, never both."""
+        return self.secure_portals if secure else self.portals
 
 
 class SpdkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

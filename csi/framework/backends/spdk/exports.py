@@ -9,6 +9,7 @@ from csi import identity
 from csi.errors import FailedPrecondition, Internal
 from csi.framework.backend import HostKeys, Portal, Qos
 from csi.framework.backends.spdk.calls import Target, translate, translated
+from csi.framework.backends.spdk.config import PoolConfig
 from csi.framework.backends.spdk.keyring import Keyring
 from csi.framework.backends.spdk.records import Subsystem
 from foundation.spdk.errors import SpdkClientError, SpdkError
@@ -41,9 +42,13 @@ class Exports:
         return {each.nqn: each for each in found if identity.volume_of_nqn(each.nqn) is not None}
 
     async def ensure(
-        self, volume: identity.VolumeId, bdev: str, portals: tuple[Portal, ...], *, known: Subsystem | None
+        self, volume: identity.VolumeId, bdev: str, pool: PoolConfig, *, known: Subsystem | None, secure: bool
     ) -> None:
-        """Makes what is missing of subsystem, namespace and listeners. `known`: what a look has just shown."""
+        """Makes what is missing of subsystem, namespace and listeners. `known`: what a look has just shown.
+
+        `secure`: with TLS and not without. Listeners of the other sort go first.
+        """
+        portals = pool.listening(secure=secure)
         await self._ensure_transports(portals)
         nqn = identity.subsystem_nqn(volume)
         calls: list[tuple[str, dict[str, object]]] = []
@@ -71,7 +76,12 @@ class Exports:
             }
             calls.append(("nvmf_subsystem_add_ns", {"nqn": nqn, "namespace": space}))
         calls.extend(
-            ("nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": _address(portal)})
+            ("nvmf_subsystem_remove_listener", {"nqn": nqn, "listen_address": _address(portal)})
+            for portal in pool.listening(secure=not secure)
+            if known is not None and known.listens_at(portal)
+        )
+        calls.extend(
+            ("nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": _address(portal), "secure_channel": secure})
             for portal in portals
             if known is None or not known.listens_at(portal)
         )
@@ -103,16 +113,8 @@ class Exports:
             if await self.find(nqn) is not None:
                 raise translate(error, f"delete subsystem {nqn}") from error
 
-    async def admit(
-        self, subsystem: Subsystem, host: str, *, keys: HostKeys, keyring: Keyring | None, shared: bool
-    ) -> None:
-        """Lets `host` in, with `keys` if any. Raises FailedPrecondition while another is in, unless `shared`."""
-        others = [other.nqn for other in subsystem.hosts if other.nqn != host]
-        if others and not shared:
-            raise FailedPrecondition(
-                f"{subsystem.nqn} is in use by {', '.join(others)}: a volume that is not shared has "
-                "one host at a time; unpublish it there first"
-            )
+    async def admit(self, subsystem: Subsystem, host: str, *, keys: HostKeys, keyring: Keyring | None) -> None:
+        """Lets `host` in, with `keys` if any; new ones replace those that it had."""
         named: dict[str, str] = {}
         if keys:
             if keyring is None:
@@ -123,7 +125,11 @@ class Exports:
         params: dict[str, object] = {"nqn": subsystem.nqn, "host": host, **named}
         present = next((other for other in subsystem.hosts if other.nqn == host), None)
         try:
-            if present is None:
+            if present is not None and present.psk != named.get("psk", ""):
+                # SPDK changes a host's TLS key only by letting it in anew. That ends its connections, as it must.
+                await self._target.ask(bool, "nvmf_subsystem_remove_host", {"nqn": subsystem.nqn, "host": host})
+                await self._target.ask(bool, "nvmf_subsystem_add_host", params)
+            elif present is None:
                 await self._target.ask(bool, "nvmf_subsystem_add_host", params)
             elif named.get("dhchap_key"):
                 rotation = {key: value for key, value in params.items() if key != "psk"}

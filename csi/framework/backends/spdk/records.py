@@ -3,6 +3,7 @@
 import msgspec
 
 from csi.framework.backend import Portal, Qos
+from csi.framework.backends.spdk.config import PoolConfig
 
 
 class LvolFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,9 +107,21 @@ class Subsystem(msgspec.Struct, frozen=True, kw_only=True):
     allow_any_host: bool = False
     namespaces: tuple[Namespace, ...] = ()
 
+    @property
+    def secure(self) -> bool:
+        """Whether those who are let in have to use TLS."""
+        return any(host.psk for host in self.hosts)
+
     def listens_at(self, portal: Portal) -> bool:
         return any(address.is_portal(portal) for address in self.listen_addresses)
 
-    def whole(self, portals: tuple[Portal, ...]) -> bool:
-        """Whether nothing of an export is missing, and nobody gets in unnamed."""
-        return bool(self.namespaces) and not self.allow_any_host and all(map(self.listens_at, portals))
+    def listens(self, pool: PoolConfig, *, secure: bool) -> bool:
+        """Everywhere with TLS, or everywhere without; nowhere the other way."""
+        wanted, unwanted = pool.listening(secure=secure), pool.listening(secure=not secure)
+        return bool(wanted) and all(map(self.listens_at, wanted)) and not any(map(self.listens_at, unwanted))
+
+    def whole(self, pool: PoolConfig) -> bool:
+        """Whether nothing of an export is missing, nobody gets in unnamed, and nobody in clear who must not."""
+        ways = (self.secure,) if self.hosts else (False, True)
+        listening = any(self.listens(pool, secure=way) for way in ways)
+        return bool(self.namespaces) and not self.allow_any_host and listening

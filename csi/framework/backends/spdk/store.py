@@ -3,9 +3,9 @@
 import asyncio
 from pathlib import Path
 
-from csi.errors import CsiError, InvalidArgument, NotFound
+from csi.errors import CsiError, FailedPrecondition, InvalidArgument, NotFound
 from csi.framework import naming as names
-from csi.framework.backend import Snapshot, Volume
+from csi.framework.backend import HostKeys, Snapshot, Volume
 from csi.framework.backends.spdk.calls import Target
 from csi.framework.backends.spdk.config import SpdkConfig, SpdkParameters
 from csi.framework.backends.spdk.exports import Exports
@@ -32,6 +32,10 @@ class Store:
         for pool_name, pool in config.pools.items():
             if not names.POOL.fullmatch(pool_name):
                 raise ValueError(f"pools.{pool_name}: a pool's name is 1 to 31 of a-z, 0-9 and -, a letter first")
+            if any(portal.transport != "tcp" or portal in pool.portals for portal in pool.secure_portals):
+                raise ValueError(
+                    f"pools.{pool_name}.secure_portals: TLS is for TCP, on ports that `portals` do not name"
+                )
             if not pool.portals:
                 raise ValueError(f"pools.{pool_name}.portals: at least one address for the DPUs is needed")
             target = self.targets.setdefault(pool.address, Target(pool.address, seconds=config.call_seconds))
@@ -68,9 +72,10 @@ class Store:
             key=key,
             size=size,
             portals=pool.config.portals,
+            secure_portals=pool.config.secure_portals,
             topology=(pool.config.topology,) if pool.config.topology else (),
             hosts=tuple(sorted(host.nqn for host in subsystem.hosts)) if subsystem else (),
-            exported=subsystem is not None and subsystem.whole(pool.config.portals),
+            exported=subsystem is not None and subsystem.whole(pool.config),
         )
 
     def snapshot_record(self, pool: Pool, lvol: str, size: int) -> Snapshot:
@@ -94,18 +99,46 @@ class Store:
             raise NotFound(f"volume {self.id(key)} does not exist in lvol store {pool.config.lvstore}")
         return pool, bdev, subsystem
 
-    async def ensure_export(self, key: str, *, known: Subsystem | None, looked: bool) -> Subsystem:
+    async def admit(
+        self, pool: Pool, key: str, subsystem: Subsystem | None, host: str, keys: HostKeys, *, shared: bool
+    ) -> None:
+        """Lets a host in, into an export that is whole and listens as the host's keys demand."""
+        secure = bool(keys.tls_psk)
+        if secure and not pool.config.secure_portals:
+            raise FailedPrecondition(
+                f"pool {pool.name} has no secure_portals, so nothing of it is encrypted in transit"
+            )
+        others = [each for each in subsystem.hosts if each.nqn != host] if subsystem else []
+        who, elsewhere = f"volume {self.id(key)}", ", ".join(each.nqn for each in others)
+        if others and not shared:
+            raise FailedPrecondition(
+                f"{who} is in use by {elsewhere}: if not shared it has one host at a time; unpublish it there first"
+            )
+        if any(bool(each.psk) != secure for each in others):
+            how = "without" if secure else "with"
+            raise FailedPrecondition(f"{who} is in use {how} TLS by {elsewhere}; unpublish it there first")
+        if subsystem is None or not subsystem.whole(pool.config) or not subsystem.listens(pool.config, secure=secure):
+            subsystem = await self.ensure_export(key, known=subsystem, looked=True, secure=secure)
+        keyring = self.keyrings.get(pool.name)
+        await self.exports_of(pool).admit(subsystem, host, keys=keys, keyring=keyring)
+
+    async def ensure_export(
+        self, key: str, *, known: Subsystem | None, looked: bool, secure: bool | None = None
+    ) -> Subsystem:
+        """`secure` None: as those who are let in already need it."""
         pool = self.pool(names.volume_place(key).pool)
         exports, nqn = self.exports_of(pool), subsystem_nqn(self.id(key))
-        lvol = names.volume_place(key).lvol
+        bdev = pool.bdev_name(names.volume_place(key).lvol)
         if not looked:
             known = await exports.find(nqn)
-        try:
-            await exports.ensure(self.id(key), pool.bdev_name(lvol), pool.config.portals, known=known)
-        except CsiError:
-            # A remainder of an earlier life of the name: look again, and do what is then still missing.
-            known = await exports.find(nqn)
-            if known is None:
-                raise
-            await exports.ensure(self.id(key), pool.bdev_name(lvol), pool.config.portals, known=known)
+        for attempt in (1, 2):
+            wanted = known is not None and known.secure if secure is None else secure
+            try:
+                await exports.ensure(self.id(key), bdev, pool.config, known=known, secure=wanted)
+                break
+            except CsiError:
+                # A remainder of an earlier life of the name: look again, and do what is then still missing.
+                known = await exports.find(nqn)
+                if known is None or attempt == 2:
+                    raise
         return known or Subsystem(nqn=nqn)

@@ -27,7 +27,7 @@ class Upkeep:
                 limits = qos.get(key)
                 if limits is not None and bdevs[lvol].has_limits(limits):
                     limits = None
-                whole = known is not None and known.whole(pool.config.portals)
+                whole = known is not None and known.whole(pool.config)
                 if not whole or missing or limits is not None:
                     await self._restore(key, wanted.get(key, {}), limits)
 
@@ -89,10 +89,11 @@ class Upkeep:
                 pool, _, known = await self._store.look(key)
             except NotFound:
                 return
-            subsystem = await self._store.ensure_export(key, known=known, looked=True)
+            if known is None or not known.whole(pool.config):
+                known = await self._store.ensure_export(key, known=known, looked=True)
             for host, keys in hosts.items():
-                if all(present.nqn != host for present in subsystem.hosts):
-                    keyring = self._store.keyrings.get(pool.name)
-                    await self._store.exports_of(pool).admit(subsystem, host, keys=keys, keyring=keyring, shared=True)
+                if all(present.nqn != host for present in known.hosts):
+                    await self._store.admit(pool, key, known, host, keys, shared=True)
+                    known = await self._store.exports_of(pool).find(known.nqn) or known
             if qos is not None:
                 await self._store.exports_of(pool).limit(pool.bdev_name(place.lvol), qos)
