@@ -15,6 +15,7 @@ from cni.node.own_pods import OwnPods
 from cni.node.request import Call
 from foundation.daemon import logs, metrics
 from foundation.daemon.sockets import bind_unix
+from foundation.tracing import spans
 
 _log = logging.getLogger(__name__)
 _SECONDS = metrics.histogram("cni_seconds", "Time of a CNI call.", ("verb", "code"))
@@ -87,7 +88,8 @@ class CniServer:
         with logs.bound(verb=verb, sandbox=raw.variables.get("CNI_CONTAINERID", "")[:12]):
             try:
                 call = request.parse(raw.variables, raw.config)
-                with logs.bound(pod=f"{call.pod_namespace}/{call.pod_name}"):
+                pod = f"{call.pod_namespace}/{call.pod_name}"
+                with logs.bound(pod=pod), spans.span(f"CNI {verb}", pod=pod):
                     output = await self._verb(verb)(call)
                 return 0, msgspec.json.encode(output) + b"\n" if output is not None else b""
             except CniNodeError as error:

@@ -37,6 +37,15 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Levels of single loggers, by name."""
 
 
+class TracingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Traces of calls from daemon to daemon; needs the extra `otel`."""
+
+    endpoint: str = ""
+    """OTLP over HTTP, such as http://collector:4318/v1/traces; empty: off."""
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """Part of the traces that begin here which is kept."""
+
+
 class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings which every daemon has; a daemon's own struct derives from it."""
 
@@ -44,6 +53,8 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Log lines on standard error."""
     http: str = "127.0.0.1:0"
     """Listener for /metrics, /healthz and /readyz: host:port (port 0: any free one), unix:/path, or empty for none."""
+    tracing: TracingConfig = TracingConfig()
+    """Traces of calls."""
     shutdown_seconds: Annotated[float, msgspec.Meta(gt=0)] = 10.0
     """Longest orderly stop, in seconds."""
 

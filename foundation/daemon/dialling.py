@@ -16,6 +16,7 @@ from foundation.daemon import logs, metrics
 from foundation.daemon.interceptors import REQUEST_ID
 from foundation.daemon.renewing import RenewingChannel
 from foundation.daemon.tls import Material, TlsFiles, WatchedFiles, channel_credentials
+from foundation.tracing import spans
 
 _log = logging.getLogger(__name__)
 _SECONDS = metrics.histogram("grpc_client_seconds", "Time in which calls ended.", ("service", "method", "code"))
@@ -93,6 +94,8 @@ class _Calls:
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         if metadata.get(REQUEST_ID) is None:
             metadata[REQUEST_ID] = str(logs.context().get("request") or uuid.uuid4().hex[:16])
+        for key, value in spans.carried().items():
+            metadata[key] = value
         timeout = details.timeout
         if timeout is None and not streams:
             timeout = self._deadline

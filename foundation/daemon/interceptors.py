@@ -17,6 +17,7 @@ import grpc.aio
 from foundation.daemon import logs, metrics
 from foundation.daemon.errors import ErrorTable
 from foundation.daemon.identity import peer_identity
+from foundation.tracing import spans
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +90,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         running = _RUNNING.labels(service=self._service, method=short)
         running.inc()
         try:
-            with logs.bound(request=fields["request"], method=method):
+            with (
+                logs.bound(request=fields["request"], method=method),
+                spans.served(method, context.invocation_metadata(), request=str(fields["request"])),
+            ):
                 refusal = self._refusal(context)
                 if refusal:
                     code, details = grpc.StatusCode.PERMISSION_DENIED, refusal

@@ -12,6 +12,8 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from foundation.tracing import spans
+
 PREFIX = "dpu_offload_"
 # Seconds; from a cached lookup to a slow attach.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -51,11 +53,12 @@ def steps(name: str, documentation: str, labels: Sequence[str] = ()) -> Histogra
 
 @contextlib.contextmanager
 def step_timer(steps: Histogram, *, step: str, **labels: str) -> Iterator[None]:
-    """Measure the block as one step; `outcome` becomes ok, error or cancelled."""
+    """Measure the block as one step, which is a span of a trace too; `outcome` becomes ok, error or cancelled."""
     started = time.perf_counter()
     outcome = "error"
     try:
-        yield
+        with spans.span(step, **labels):
+            yield
         outcome = "ok"
     except asyncio.CancelledError:
         outcome = "cancelled"

@@ -162,6 +162,8 @@ async def _start(daemon: Daemon, config: C, start: Callable[[C, Daemon], Awaitab
     """Start everything; the sentence to die with, or nothing."""
     daemon.health.set("running", False, "starting")
     try:
+        if config.tracing.endpoint:
+            _trace(daemon, config)
         if config.http:
             daemon.on_stop(daemon.endpoint.stop)
             await daemon.endpoint.start(config.http)
@@ -182,6 +184,22 @@ async def _start(daemon: Daemon, config: C, start: Callable[[C, Daemon], Awaitab
         _BUILD.labels(daemon=daemon.name, version=version).set(1)
         _log.info("started", extra={"http": daemon.endpoint.address, "version": version})
     return ""
+
+
+def _trace(daemon: Daemon, config: DaemonConfig) -> None:
+    """Imported only here: who does without traces does without the package. Raises StartError."""
+    tracing = config.tracing
+    try:
+        from foundation.tracing import recording
+    except ImportError as error:
+        raise StartError(f"tracing.endpoint needs the extra otel (pip install dpu-offload[otel]): {error}") from error
+    version = configuration.version()
+    recorder = recording.start(tracing.endpoint, service=daemon.name, version=version, share=tracing.share)
+
+    async def close() -> None:
+        await asyncio.to_thread(recorder.close)
+
+    daemon.on_stop(close)
 
 
 async def _unless_stopped(daemon: Daemon, start: Awaitable[None]) -> None:
