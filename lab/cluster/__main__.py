@@ -31,7 +31,10 @@ async def _serve(kubeconfig: Path, csi_socket: Path, driver: str) -> None:
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(reflector.run()) for reflector in reflectors]
         for reflector in reflectors:
             await reflector.synced()
-        queues = (provisioner.claims_queue, provisioner.volumes_queue, attacher.queue, controllers.queue)
+        queues = (
+            *(provisioner.claims_queue, provisioner.volumes_queue, provisioner.snapshotter.queue),
+            *(attacher.queue, controllers.queue),
+        )
         tasks += [asyncio.create_task(queue.run()) for queue in queues]
         tasks.append(asyncio.create_task(stopping.wait()))
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -19,6 +19,7 @@ from foundation.kube.models.core import PersistentVolume, PersistentVolumeClaim
 from foundation.kube.models.storage import VolumeAttachment
 from foundation.kube.reflector import Change, Reflector
 from lab.cluster import retries
+from lab.cluster.snapshots import Snapshotter
 from lab.kubelet.volumes import volume_capability
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,11 @@ class Provisioner:
         self._volumes.subscribe(lambda change: self.volumes_queue.add(change.key))
         self._attachments = Reflector(client, resources.VOLUME_ATTACHMENTS)
         self._attachments.subscribe(self._attachment_changed)
-        self.reflectors = (self._classes, self._claims, self._volumes, self._attachments)
+        self.snapshotter = Snapshotter(client, channel, driver, claims=self._claims, volumes=self._volumes)
+        self.reflectors: tuple[Reflector[Any], ...] = (
+            *(self._classes, self._claims, self._volumes, self._attachments),
+            *self.snapshotter.reflectors,
+        )
 
     def _attachment_changed(self, change: Change[VolumeAttachment]) -> None:
         if change.new is None and change.old is not None:
@@ -76,6 +81,7 @@ class Provisioner:
         fs_type = "" if block else parameters.get(FS_TYPE_KEY, DEFAULT_FS_TYPE)
         request = csi_pb2.CreateVolumeRequest(
             name=name,
+            volume_content_source=await self.snapshotter.source_of(claim),
             capacity_range=csi_pb2.CapacityRange(required_bytes=quantity_bytes(str(requests["storage"]))),
             volume_capabilities=[
                 volume_capability(access_mode=mode, block=block, fs_type=fs_type) for mode in access_modes
