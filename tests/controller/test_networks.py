@@ -181,7 +181,7 @@ async def test_packets_stay_in_their_network() -> None:
         ({"subnets": "10.0.0.1/24"}, "is no CIDR"),
         ({"subnets": "10.0.0.0/24,10.1.0.0/24"}, "two subnets of one family"),
         ({"topology": "localnet", "vlanID": 5000}, "VLAN"),
-        ({"mtu": 5}, "MTU"),
+        ({"topology": "layer2", "mtu": 5}, "MTU"),
         ({"subnets": "10.0.0.0/24", "excludeSubnets": "10.9.0.0/24"}, "outside"),
         ({"subnets": 7}, "cannot be read"),
         ({"subnets": "10.0.0.0/24", "enableIPv6RA": True}, "needs topology layer2 or localnet with an IPv6 subnet"),
@@ -200,8 +200,17 @@ async def test_bad_definitions(stage: Stage, config: dict[str, Any], message: st
     assert stage.problems == {}
 
 
-@pytest.mark.parametrize("config", ["", "{", '{"type": "macvlan"}'])
-async def test_other_plugins_networks_are_left_alone(stage: Stage, config: str) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        "",
+        "{",
+        '{"type": "macvlan"}',
+        '{"type": "dpu-offload"}',
+        '{"plugins": [{"type": "dpu-offload"}, {"type": "tuning"}]}',
+    ],
+)
+async def test_other_plugins_networks_and_the_default_one_are_left_alone(stage: Stage, config: str) -> None:
     stage.put("network", {"metadata": {"name": "other", "namespace": "ns"}, "spec": {"config": config}})
     await stage.settle()
     assert stage.problems == {}

@@ -159,6 +159,8 @@ async def test_dual_stack_several_ports_and_protocols(stage: Stage) -> None:
         "UDP.all": {"10.96.0.10:53": "", "[fd10::10]:53": ""},
         "SCTP.all": {"10.96.0.10:99": "", "[fd10::10]:99": ""},
     }
+    flushed = {row["protocol"]: row["options"].get("ct_flush") for row in stage.rows("Load_Balancer")}
+    assert flushed == {"tcp": None, "udp": "true", "sctp": None}
 
 
 async def test_outside_addresses_and_node_ports(stage: Stage) -> None:
@@ -216,6 +218,7 @@ async def test_internal_policy_local(stage: Stage) -> None:
         ({}, None),
         ({"sessionAffinity": "ClientIP"}, "10800"),
         ({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}}, "60"),
+        ({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86400}}}, "65535"),
     ],
 )
 async def test_session_affinity(stage: Stage, spec: dict[str, Any], seconds: str | None) -> None:

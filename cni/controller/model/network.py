@@ -23,7 +23,7 @@ _NAME = re.compile(r"(?:(?P<namespace>[a-z0-9.-]+)/)?(?P<name>[a-z0-9.-]+)(?:@(?
 class _Config(msgspec.Struct, frozen=True, rename="camel"):
     type: str = ""
     name: str = ""
-    topology: str = "layer2"
+    topology: str = ""
     subnets: str = ""
     exclude_subnets: str = ""
     mtu: int = 0
@@ -101,7 +101,8 @@ def _split(texts: str) -> list[str]:
 
 
 def parse(definition: cncf.NetworkAttachmentDefinition) -> Network | None:
-    """From the API's object; None for a network of another plugin. Raises InvalidNetwork."""
+    """From the API's object; None for a network of another plugin, and for the default network by other devices: one
+    that says neither topology nor subnets. Raises InvalidNetwork."""
     key = definition.metadata.key
     try:
         config = _CONFIG.decode(definition.spec.config or "{}")
@@ -114,16 +115,19 @@ def parse(definition: cncf.NetworkAttachmentDefinition) -> Network | None:
         if f'"{TYPE}"' not in definition.spec.config:
             return None  # another plugin's business
         raise InvalidNetwork(f"network {key}: its config cannot be read: {error}") from None
-    if config.topology not in TOPOLOGIES:
-        raise InvalidNetwork(f"network {key}: topology {config.topology!r} is none of {', '.join(TOPOLOGIES)}")
+    if not config.topology and not config.subnets:
+        return None
+    topology = config.topology or "layer2"
+    if topology not in TOPOLOGIES:
+        raise InvalidNetwork(f"network {key}: topology {topology!r} is none of {', '.join(TOPOLOGIES)}")
     try:
         subnets, lengths = _subnets(config)
         excluded = networks(_split(config.exclude_subnets))
     except ValueError as error:
         raise InvalidNetwork(f"network {key}: {error}") from None
-    if config.topology == "layer3" and not subnets:
+    if topology == "layer3" and not subnets:
         raise InvalidNetwork(f'network {key}: topology layer3 needs subnets, such as "10.128.0.0/16/24"')
-    if config.topology == "localnet" and not 0 <= config.vlan_id <= 4094:
+    if topology == "localnet" and not 0 <= config.vlan_id <= 4094:
         raise InvalidNetwork(f"network {key}: VLAN {config.vlan_id} is impossible: use 1 to 4094, or 0 for none")
     if config.mtu and not 576 <= config.mtu <= 9216:
         raise InvalidNetwork(f"network {key}: MTU {config.mtu} is impossible: use 576 to 9216")
@@ -134,7 +138,7 @@ def parse(definition: cncf.NetworkAttachmentDefinition) -> Network | None:
             raise InvalidNetwork(f"network {key}: excluded subnet {each} is outside of its subnets")
     return Network(
         key=key,
-        topology=config.topology,
+        topology=topology,
         subnets=subnets,
         host_prefixes=lengths,
         excluded=excluded,

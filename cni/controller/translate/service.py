@@ -29,6 +29,8 @@ HAIRPIN = ("169.254.169.5", "fd69::5")
 """Source of a connection that a service leads back to the pod that began it."""
 
 GUARD_PRIORITY = 2000
+LONGEST_AFFINITY = 65535
+"""Seconds, by ovn-nb(5); Kubernetes allows a day."""
 
 Vips = dict[str, str]
 
@@ -174,9 +176,12 @@ class _Builder:
         row = RowId("Load_Balancer", "service", self._key, part)
         options = {"reject": "true", "hairpin_snat_ip": " ".join(HAIRPIN), "neighbor_responder": "none"}
         if service.affinity_seconds:
-            options["affinity_timeout"] = str(service.affinity_seconds)
+            options["affinity_timeout"] = str(min(service.affinity_seconds, LONGEST_AFFINITY))
         if keep_source:
             options["skip_snat"] = "true"
+        if protocol == "UDP":
+            # A client that goes on sending from one port would stay with a backend that is gone for ever.
+            options["ct_flush"] = "true"
         self.rows.append(
             Row(
                 row,
