@@ -12,6 +12,7 @@ from cni.controller.config import ClusterConfig
 from cni.controller.engine import Translate
 from cni.controller.errors import InvalidNamespaceAnnotation, InvalidPolicy, NodeNotReady, Refused
 from cni.controller.model.addressing import Attachment, Route
+from cni.controller.model.admin_policy import AdminPolicy
 from cni.controller.model.annotations import HEALTH_CHECKS, MANAGEMENT, NODE_SUBNETS
 from cni.controller.model.network import Network, Wish
 from cni.controller.model.pod import Pod
@@ -216,7 +217,8 @@ class Translators:
         priority, passed = admin_rows.before(policy, ordered, numbers=self._numbers, nodes=nodes)
         if priority - policy.levels < admin_rows.LOWEST_PRIORITY:
             raise InvalidPolicy("all admin policies together have too many rules: 28,000 are possible")
-        return admin_rows.translate(policy, priority=priority, passed=passed, numbers=self._numbers, nodes=nodes)
+        state = admin_rows.translate(policy, priority=priority, passed=passed, numbers=self._numbers, nodes=nodes)
+        return _unless(policy, state)
 
     def baselineadminnetworkpolicy(self, name: str) -> State:
         policy = self._world.baseline_policies.get(name)
@@ -224,13 +226,14 @@ class Translators:
             return EMPTY
         if isinstance(policy, Refused):
             raise policy
-        return admin_rows.translate(
+        state = admin_rows.translate(
             policy,
             priority=admin_rows.BASELINE_PRIORITY,
             passed={},
             numbers=self._numbers,
             nodes=self._world.node_addresses,
         )
+        return _unless(policy, state)
 
     def _numbers(self, selector: PodSelector, port_name: str, protocol: str) -> list[int]:
         selection = self._world.selections.get(selector)
@@ -333,6 +336,13 @@ class Translators:
             raise NodeNotReady(f"node {pod.node} has no subnet yet", waits_for=("node", pod.node))
         held = pool.held(pod.uid)
         return held or pool.assign(pod.uid, seed=pod.key, request=pod.request())
+
+
+def _unless(policy: AdminPolicy, state: State) -> State:
+    """The state of a policy; raises InvalidPolicy with it when some part cannot be served."""
+    if policy.fault:
+        raise InvalidPolicy(policy.fault, instead=state)
+    return state
 
 
 def _joined(first: State, second: State) -> State:

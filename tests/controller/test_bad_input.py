@@ -183,12 +183,6 @@ CASES: dict[str, tuple[str, Json, str, str]] = {
         "InvalidNetworkPolicy",
         "none of Allow",
     ),
-    "admin policy: names of the DNS": (
-        "adminnetworkpolicy",
-        admin(egress=[rule("Allow", "to", {"domainNames": ["*.example.com"]})]),
-        "InvalidNetworkPolicy",
-        "domainNames",
-    ),
     "admin policy: port": (
         "adminnetworkpolicy",
         admin(ingress=[rule(ports=[{"portRange": {"protocol": "TCP", "start": 9, "end": 8}}])]),
@@ -264,6 +258,18 @@ PARTLY: dict[str, tuple[str, Json, str, str, set[str]]] = {
         "InvalidBandwidth",
         "no bandwidth",
         {"Logical_Switch_Port"},
+    ),
+    "admin policy: names of the DNS": (
+        "adminnetworkpolicy",
+        admin(
+            egress=[
+                rule("Allow", "to", {"domainNames": ["*.example.com"]}),
+                rule("Deny", "to", {"networks": ["198.51.100.0/24"]}),
+            ]
+        ),
+        "InvalidNetworkPolicy",
+        "egress rule 0: domainNames are not supported",
+        {"ACL", "Port_Group"},
     ),
     "namespace: logging": (
         "namespace",

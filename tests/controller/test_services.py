@@ -364,6 +364,7 @@ async def test_packets_find_their_backends() -> None:
         egress = await inside("a", "203.0.113.5", 443)
         assert f'output("external_{way.removeprefix("gateway_")}-localnet")' in egress
         assert "192.0.2.200" in egress, "its source is the namespace's address"
+        assert 'output("management_n2")' in await inside("a", "192.0.2.2", 10250), "a node is reached directly"
         assert to_b not in egress
 
 

@@ -24,13 +24,14 @@ class AdminRule:
 
 @dataclass(frozen=True, slots=True)
 class AdminPolicy:
-    """`priority` None: the baseline, after all network policies."""
+    """`priority` None: the baseline, after all network policies. `fault`: what of it cannot be served."""
 
     name: str
     priority: int | None
     subject: PodSelector
     ingress: tuple[AdminRule, ...]
     egress: tuple[AdminRule, ...]
+    fault: str = ""
 
     def rules(self) -> tuple[tuple[Literal["ingress", "egress"], tuple[Rule, ...]], ...]:
         """Both directions with their rules, whatever their actions."""
@@ -62,7 +63,7 @@ def _peers(peers: Sequence[api.Peer]) -> tuple[PodSelector | Block | NodePeer, .
     found: list[PodSelector | Block | NodePeer] = []
     for peer in peers:
         if peer.domain_names is not None:
-            raise InvalidPolicy("domainNames are not supported as peers: use networks")
+            continue  # see `_fault`
         if peer.networks is not None:
             found += [block(cidr) for cidr in peer.networks]
         elif peer.nodes is not None:
@@ -98,6 +99,17 @@ def _rule(action: str, peers: Sequence[api.Peer], wanted: Sequence[api.Port] | N
     return AdminRule(action, Rule(_peers(peers), _ports(wanted)))
 
 
+def _fault(rules: Sequence[api.EgressRule]) -> str:
+    """Names of the DNS are nobody here: the rule's other peers are served, and so is the rest of the policy, since a
+    policy that is left out altogether would let pass what it denies."""
+    unserved = [
+        str(index) for index, each in enumerate(rules) if any(peer.domain_names is not None for peer in each.to)
+    ]
+    if not unserved:
+        return ""
+    return f"egress rule {', '.join(unserved)}: domainNames are not supported, so they match nothing: use networks"
+
+
 def parse(policy: api.AdminNetworkPolicy | api.BaselineAdminNetworkPolicy) -> AdminPolicy:
     """From the API's object (policy.networking.k8s.io/v1alpha1). Raises InvalidPolicy."""
     spec = policy.spec
@@ -111,4 +123,5 @@ def parse(policy: api.AdminNetworkPolicy | api.BaselineAdminNetworkPolicy) -> Ad
         subject=_selector(spec.subject),
         ingress=tuple(_rule(each.action, each.from_, each.ports, baseline=baseline) for each in spec.ingress or ()),
         egress=tuple(_rule(each.action, each.to, each.ports, baseline=baseline) for each in spec.egress or ()),
+        fault=_fault(spec.egress or ()),
     )
