@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from lab.vm import devices
 from lab.vm.guest import Guest, Parts
-from tests.vm.machine import Machine
+from tests.vm.machine import LOOK, NODE, PREPARE, Machine
 
 NQN = "nqn.2019-08.org.qemu:lab"
 DISK_UUID = "6f1c5ac2-0d6e-4c1f-9a57-3d1f0a7c2b11"
@@ -33,5 +33,5 @@ async def machine() -> AsyncIterator[Machine]:
         kernel="ignore_loglevel sysctl.kernel.hung_task_timeout_secs=15",
     ) as guest:
         machine = Machine(guest)
-        await machine.load()
+        await machine.load(PREPARE, LOOK, NODE)
         yield machine

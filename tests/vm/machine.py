@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from lab.vm.guest import Guest
 
 INSIDE = Path(__file__).parent / "inside"
+PREPARE, LOOK, NODE = INSIDE / "prepare.py", INSIDE / "look.py", INSIDE / "node.py"
 # Without udev nobody loads a driver for a device that appears.
 _MODULES = (
     *("igb", "vfio-pci", "openvswitch", "vport_geneve", "sch_ingress", "cls_flower"),
@@ -29,26 +31,28 @@ class Machine:
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
 
-    async def load(self) -> None:
-        """Load the drivers and the scripts, and make a SmartNIC of the first card."""
+    async def load(self, *scripts: Path) -> None:
+        """Load the drivers, and beside them what these scripts import; make a SmartNIC of the first card."""
+        await asyncio.gather(self._load_drivers(), self.guest.warm_up(*scripts, seconds=240))
+
+    async def _load_drivers(self) -> None:
         await self.guest.run("modprobe", "-a", *_MODULES)
         await self.sh(_NVME)
         await self.guest.run("insmod", self.guest.module, f"pf={SMARTNIC}")
         # After ours, which is then asked first, and leaves the other card's functions to this one.
         await self.guest.run("modprobe", "igbvf")
-        await self.guest.warm_up(INSIDE / "prepare.py", INSIDE / "look.py")
 
     async def sh(self, command: str) -> str:
         return (await self.guest.run("sh", "-ec", command)).output.strip()
 
     async def prepare(self, **wanted: Any) -> dict[str, Any]:
         """Bring one physical function to a declared state."""
-        found: dict[str, Any] = await self.guest.script(INSIDE / "prepare.py", json.dumps([wanted]), seconds=90)
+        found: dict[str, Any] = await self.guest.script(PREPARE, json.dumps([wanted]), seconds=200)
         return found
 
     async def look(self, *pools: dict[str, Any]) -> dict[str, Any]:
         """What foundation.pci and the device plugin see."""
-        found: dict[str, Any] = await self.guest.script(INSIDE / "look.py", json.dumps(pools), seconds=90)
+        found: dict[str, Any] = await self.guest.script(LOOK, json.dumps(pools), seconds=200)
         return found
 
     async def links(self) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.vm.machine import PLAIN_NIC, SMARTNIC, Machine
 
-pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 
 def _pool(name: str, pf: str, **more: Any) -> dict[str, Any]:

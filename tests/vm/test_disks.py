@@ -10,7 +10,7 @@ import pytest
 from tests.vm.conftest import DISK_SIZE, DISK_UUID, FREE_SLOT, NQN
 from tests.vm.machine import INSIDE, NVME, Machine
 
-pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 PLUGGED = f"0000:{FREE_SLOT:02x}:00.0"
 POOL = {"name": "disk", "use": "vfio", "selectors": [{"functions": "pf", "classes": ["0108"]}]}
 
@@ -18,9 +18,9 @@ POOL = {"name": "disk", "use": "vfio", "selectors": [{"functions": "pf", "classe
 async def test_a_disk_behind_a_plugged_function_is_found_by_its_events(machine: Machine) -> None:
     waiting = "/run/disk-waits"
     finder = asyncio.create_task(
-        machine.guest.script(INSIDE / "disk.py", DISK_UUID, NQN, PLUGGED, waiting, seconds=120)
+        machine.guest.script(INSIDE / "disk.py", DISK_UUID, NQN, PLUGGED, waiting, seconds=240)
     )
-    await machine.guest.run("sh", "-c", f"until [ -e {waiting} ]; do sleep 0.2; done", seconds=90)
+    await machine.guest.run("sh", "-c", f"until [ -e {waiting} ]; do sleep 0.2; done", seconds=240)
     assert not finder.done()
     await machine.guest.qmp.execute(
         "device_add",
@@ -32,7 +32,7 @@ async def test_a_disk_behind_a_plugged_function_is_found_by_its_events(machine: 
     assert any(event.startswith("add pci") for event in found["events"])
     # Two controllers lead to the one namespace, which stays one disk: the head of native multipath.
     assert await _controllers(machine, name=found["disk"]["name"]) == {NVME, PLUGGED}
-    await machine.guest.qmp.delete_device("plugged", wait=60)
+    await machine.guest.qmp.delete_device("plugged", wait=120)
     seen = await machine.look()
     assert PLUGGED not in seen["functions"]
     assert await _controllers(machine, name=found["disk"]["name"]) == {NVME}
@@ -41,7 +41,7 @@ async def test_a_disk_behind_a_plugged_function_is_found_by_its_events(machine: 
 async def test_an_nvme_function_goes_to_vfio_and_comes_back(machine: Machine) -> None:
     before = await machine.look(POOL)
     assert "bound to nvme" in before["devices"]["lab/disk"][NVME]["reason"]
-    seen: dict[str, Any] = await machine.guest.script(INSIDE / "passthrough.py", NVME, DISK_UUID, seconds=120)
+    seen: dict[str, Any] = await machine.guest.script(INSIDE / "passthrough.py", NVME, DISK_UUID, seconds=240)
     assert seen["before"] == ["nvme", True]
     assert seen["bound"] == ["vfio-pci", False]
     assert seen["device"] == f"/dev/vfio/{before['functions'][NVME]['iommu_group']}"

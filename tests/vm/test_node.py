@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.vm.machine import INSIDE, SMARTNIC, Machine
+from tests.vm.machine import NODE, SMARTNIC, Machine
 
-pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 FIRST, SECOND = "0000:01:10.0", "0000:01:10.2"
 
 
@@ -18,7 +18,7 @@ async def seen(machine: Machine) -> dict[str, Any]:
     await machine.prepare(pf=SMARTNIC, vfs=4, eswitch="switchdev", mac_prefix="02:d9:0a:01")
     # What comes back must be what was there, so it is not what drivers begin with.
     await machine.sh("ip link set labvf0 mtu 1700; ip link set labvf1 mtu 1600")
-    found: dict[str, Any] = await machine.guest.script(INSIDE / "node.py", FIRST, SECOND, seconds=220)
+    found: dict[str, Any] = await machine.guest.script(NODE, FIRST, SECOND, seconds=280)
     return found
 
 

@@ -33,7 +33,7 @@ async def directory(machine: Machine) -> AsyncIterator[str]:
 
 
 async def test_a_host_connects_writes_and_is_cut_off(machine: Machine, directory: str) -> None:
-    seen: dict[str, Any] = await machine.guest.script(INSIDE / "nvmet.py", directory, seconds=200)
+    seen: dict[str, Any] = await machine.guest.script(INSIDE / "nvmet.py", directory, seconds=280)
     assert "no portal of" in seen["refused"]
     assert seen["connected"] == ""
     assert (seen["size"], seen["read"], seen["expanded"]) == (16 << 20, "hello", 24 << 20)

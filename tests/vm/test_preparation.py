@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from tests.vm.machine import SMARTNIC, Machine
+from tests.vm.machine import PREPARE, SMARTNIC, Machine
 
-pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 MACS = "02:d9:0a:02"
 POOL = {"name": "vm", "use": "vfio", "link": False, "selectors": [{"pfs": [SMARTNIC], "drivers": ["vfio-pci"]}]}
 VF = "0000:01:10.2"
@@ -53,9 +53,9 @@ async def test_functions_go_to_vfio_and_come_back(machine: Machine) -> None:
     node = seen["vfio"][VF]
     # Somebody opens the group as a VM would.
     holder = asyncio.create_task(
-        machine.guest.run("sh", "-c", f"exec 3<>{node}; echo $$ > /run/holder; exec sleep 60", check=False, seconds=90)
+        machine.guest.run("sh", "-c", f"exec 3<>{node}; echo $$ > /run/holder; exec sleep 200", check=False, seconds=250)
     )
-    await machine.guest.run("sh", "-c", "until [ -s /run/holder ]; do sleep 0.1; done", seconds=20)
+    await machine.guest.run("sh", "-c", "until [ -s /run/holder ]; do sleep 0.1; done", seconds=100)
     refused = await machine.prepare(**declared, vf_driver="dpu_lab")
     assert f"VF 1 ({VF}) is in use by a VM, which has VFIO group {node.rpartition('/')[2]} open" in refused["error"]
     await machine.sh("kill $(cat /run/holder)")
@@ -66,7 +66,7 @@ async def test_functions_go_to_vfio_and_come_back(machine: Machine) -> None:
 
 async def test_a_reboot_loses_nothing_that_is_declared(machine: Machine) -> None:
     await machine.guest.reboot()
-    await machine.load()
+    await machine.load(PREPARE)
     assert await machine.sh(f"cat /sys/bus/pci/devices/{SMARTNIC}/sriov_numvfs") == "0"
     declared = {"pf": SMARTNIC, "vfs": 3, "eswitch": "switchdev", "mac_prefix": MACS}
     first = await machine.prepare(**declared)

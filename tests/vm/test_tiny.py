@@ -16,7 +16,7 @@ from lab.vm import devices
 from lab.vm.guest import Parts
 from lab.vm.tiny import TinyGuest, TinyGuestFailed
 
-pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 SECONDS = 100.0
 MAC = "02:d9:0a:03:00:01"
 SERVER = """
