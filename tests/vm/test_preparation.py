@@ -53,7 +53,9 @@ async def test_functions_go_to_vfio_and_come_back(machine: Machine) -> None:
     node = seen["vfio"][VF]
     # Somebody opens the group as a VM would.
     holder = asyncio.create_task(
-        machine.guest.run("sh", "-c", f"exec 3<>{node}; echo $$ > /run/holder; exec sleep 200", check=False, seconds=250)
+        machine.guest.run(
+            "sh", "-c", f"exec 3<>{node}; echo $$ > /run/holder; exec sleep 200", check=False, seconds=250
+        )
     )
     await machine.guest.run("sh", "-c", "until [ -s /run/holder ]; do sleep 0.1; done", seconds=100)
     refused = await machine.prepare(**declared, vf_driver="dpu_lab")
