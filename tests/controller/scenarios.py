@@ -304,7 +304,51 @@ def drawn(
             if source.random() < 0.4
         }
         teams = {n: {"team": "new"} for n in NAMESPACES if source.random() < 0.4}
-        yield f"drawn {number}", [Moment(policies, roles, teams)]
+        admin: list[Json] = []
+        baseline = None
+        if source.random() < 0.5:
+            admin = [
+                _drawn_admin(source, f"a{index}", source.choice((1, 5, 5)), chosen, selectors, block)
+                for index in range(source.randint(1, 3))
+            ]
+            if source.random() < 0.5:
+                baseline = _drawn_admin(source, "default", None, chosen, selectors, block)
+        yield f"drawn {number}", [Moment(policies, roles, teams, admin, baseline)]
+
+
+def _drawn_admin(
+    source: random.Random,
+    name: str,
+    priority: int | None,
+    chosen: list[Json],
+    selectors: list[Json],
+    block: Callable[[], Json],
+) -> Json:
+    def subject() -> Json:
+        if source.random() < 0.5:
+            return {"namespaces": source.choice(chosen)}
+        return {"pods": both(source.choice(chosen), source.choice(selectors))}
+
+    def numbered() -> Json:
+        kind, protocol = source.randrange(3), source.choice(PROTOCOLS)
+        if kind == 0:
+            return {"portNumber": {"protocol": protocol, "port": source.choice(PORTS)}}
+        if kind == 1:
+            return {"portRange": {"protocol": protocol, "start": source.choice((1, 80, 81)), "end": 90}}
+        return {"namedPort": source.choice(("mixed", "serve-80-tcp", "nobody"))}
+
+    def rules(side: str) -> list[Json]:
+        found = []
+        for _ in range(source.randrange(4)):
+            actions = ("Allow", "Deny") if priority is None else ("Allow", "Deny", "Pass")
+            peers = [subject() for _ in range(source.randint(1, 2))]
+            if side == "to" and source.random() < 0.3:
+                peers.append({"networks": [block()["ipBlock"]["cidr"]]})
+            ports = [numbered() for _ in range(source.randrange(3))]
+            found.append({"action": source.choice(actions), side: peers, **({"ports": ports} if ports else {})})
+        return found
+
+    return admin_policy(name, priority, subject(), ingress=rules("from"), egress=rules("to"))
 
 
 def admin_policy(name: str, priority: int | None, subject: Json, **rules: list[Json]) -> Json:

@@ -151,3 +151,39 @@ async def test_every_pair_of_every_situation(part: str) -> None:
         record(f"{part} ipv{family}", pairs=theatre.pairs[family], wrong=theatre.wrong[family])
         assert 0 < theatre.refused[family] < theatre.pairs[family]  # both verdicts have been seen
     assert theatre.mistakes == []
+
+
+async def test_a_node_reaches_its_own_pods_whatever_policies_say() -> None:
+    """Kubelet's probes come by the node's own management port; another node is a client like any other."""
+    async with Tracer() as tracer, Stage(tracer.central.nb) as stage:
+        theatre = Theatre(stage, tracer)
+        await theatre.ready()
+        deny = [scenarios.policy("p", scenarios.DENY_ALL, namespace) for namespace in NAMESPACES]
+        admin = scenarios.admin_policy(
+            "deny", 1, {"namespaces": {}}, ingress=[{"action": "Deny", "from": [{"namespaces": {}}]}]
+        )
+        stage.put("networkpolicy", *deny)
+        stage.put("adminnetworkpolicy", admin)
+        (text,) = stage.named("Logical_Switch_Port")["management_n1"]["addresses"]
+        mac, *addresses = text.split()
+        router = stage.named("Logical_Router_Port")["router-to-n1"]["mac"]
+
+        async def verdicts() -> dict[str, set[bool]]:
+            await stage.settle()
+            await tracer.synchronise()
+            found: dict[str, set[bool]] = {}
+            for family, ip in zip(FAMILIES, addresses, strict=True):
+                here = Endpoint("management_n1", "n1", mac, ip, router)
+                there = theatre.endpoints[family]
+                for key, answer in zip(
+                    there, await tracer.reaches([(here, each, "TCP", 80) for each in there.values()]), strict=True
+                ):
+                    found.setdefault(there[key].switch, set()).add(answer)
+            return found
+
+        assert await verdicts() == {"n1": {True}, "n2": {False}}
+        blocks = [{"ipBlock": {"cidr": f"{ip}/{128 if ':' in ip else 32}"}} for ip in addresses]
+        stage.put(
+            "networkpolicy", *(scenarios.policy("node", scenarios.ingress({"from": blocks}), n) for n in NAMESPACES)
+        )
+        assert await verdicts() == {"n1": {True}, "n2": {True}}
