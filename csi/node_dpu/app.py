@@ -3,10 +3,11 @@
 from csi.node_dpu.announcing import Announcer
 from csi.node_dpu.calls import RecentCalls
 from csi.node_dpu.config import CsiNodeDpuConfig
-from csi.node_dpu.convergence import Convergence
+from csi.node_dpu.convergence import Convergence, hosts_of
 from csi.node_dpu.health import Health
 from csi.node_dpu.mirror import Mirror
 from csi.node_dpu.service import ERRORS, NodeDpuService
+from csi.node_dpu.users import Users
 from csi.node_dpu.volumes import Volumes
 from dpu_offload_stubs.attacher.v1 import attacher_pb2_grpc
 from foundation.daemon.running import Daemon, StartError, run
@@ -43,11 +44,11 @@ async def start(config: CsiNodeDpuConfig, daemon: Daemon) -> None:
     volumes = Volumes(kube)
     events = EventRecorder(kube, "csi-node-dpu", instance=config.node_name)
     daemon.on_stop(events.close)
+    users = Users(kube, volumes, events, hosts=lambda: hosts_of(nodes.store.get(config.node_name)))
     health = Health(
         kube=kube,
         mirror=mirror,
-        volumes=volumes,
-        events=events,
+        users=users,
         node=config.node_name,
         pause=config.announce_seconds,
     )
@@ -58,6 +59,7 @@ async def start(config: CsiNodeDpuConfig, daemon: Daemon) -> None:
         volumes=volumes,
         mirror=mirror,
         calls=calls,
+        users=users,
         beat=config.beat_seconds,
         grace=config.orphan_grace_seconds,
     )
@@ -85,6 +87,7 @@ async def start(config: CsiNodeDpuConfig, daemon: Daemon) -> None:
     daemon.spawn(kubernetes_read(), name="first reading of Kubernetes")
     daemon.spawn(mirror.run(), name="attachments here")
     daemon.spawn(convergence.run(), name="convergence")
+    daemon.spawn(users.run(), name="telling pods")
     daemon.spawn(announcer.run(), name="announcement")
     daemon.spawn(health.run(), name="health of the attachments")
 

@@ -9,7 +9,8 @@ from typing import Final
 from csi.node_dpu import desired
 from csi.node_dpu.calls import RecentCalls
 from csi.node_dpu.desired import Wanted
-from csi.node_dpu.mirror import Mirror
+from csi.node_dpu.mirror import AttacherRefusal, Mirror
+from csi.node_dpu.users import Users
 from csi.node_dpu.volumes import Volumes
 from foundation.daemon import logs
 from foundation.daemon.backoff import Backoff
@@ -36,6 +37,7 @@ class Convergence:
         volumes: Volumes,
         mirror: Mirror,
         calls: RecentCalls,
+        users: Users,
         beat: float,
         grace: float,
     ) -> None:
@@ -45,6 +47,7 @@ class Convergence:
         self._volumes = volumes
         self._mirror = mirror
         self._calls = calls
+        self._users = users
         self._beat = beat
         self._grace = grace
         self._wake = asyncio.Event()
@@ -63,9 +66,7 @@ class Convergence:
     @property
     def hosts(self) -> frozenset[str]:
         """The hosts this DPU sits in."""
-        node = self._nodes.store.get(self._node)
-        host = node.metadata.labels.get(HOST_LABEL, "") if node is not None else ""
-        return frozenset({host} if host else ())
+        return hosts_of(self._nodes.store.get(self._node))
 
     def _matters(self, *versions: VolumeAttachment | None) -> bool:
         hosts = self.hosts
@@ -142,13 +143,23 @@ class Convergence:
             return
         _log.info("%s is attached here by Kubernetes but not on this DPU: attaching", wanted.volume_id)
         transports = await self._transports()
-        request = desired.request(volume, transports=transports)
+        request = desired.request(volume, transports=transports, told=wanted.told)
         await self._volumes.add_secrets(request, volume)
-        await self._mirror.attach(request, seconds=_CALL_SECONDS)
+        try:
+            await self._mirror.attach(request, seconds=_CALL_SECONDS)
+        except AttacherRefusal as refusal:
+            self._users.tell(wanted.volume_id, "Warning", "AttachFailed", str(refusal))
+            raise
 
     async def _transports(self) -> frozenset[str]:
         inventory = await self._mirror.inventory(seconds=5.0)
         return transport_words(inventory.transports)
+
+
+def hosts_of(node: Node | None) -> frozenset[str]:
+    """The hosts that a DPU's Node names."""
+    host = node.metadata.labels.get(HOST_LABEL, "") if node is not None else ""
+    return frozenset({host} if host else ())
 
 
 def transport_words(numbers: object) -> frozenset[str]:

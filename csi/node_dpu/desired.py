@@ -9,6 +9,7 @@ from csi import identity
 from csi.controller import volume_context
 from csi.errors import InvalidArgument
 from csi.framework.backend import Portal
+from csi.publication import PublishContext
 from dpu_offload_stubs.attacher.v1 import attacher_pb2
 from foundation.kube.models.core import PersistentVolume
 from foundation.kube.models.storage import VolumeAttachment
@@ -29,13 +30,15 @@ _READ_ONLY: Final = "ReadOnlyMany"
 class Wanted(msgspec.Struct, frozen=True):
     """A VolumeAttachment of a host of this DPU, with the volume it means ("" while that is not known).
 
-    `certain`: Kubernetes says that it is attached here, so it must be; else it may be on its way.
+    `certain`: Kubernetes says that it is attached here, so it must be; else it may be on its way. `told` is what the
+    host was told of it, as far as it was.
     """
 
     name: str
     persistent_volume: str
     volume_id: str
     certain: bool
+    told: PublishContext | None = None
 
 
 def concerns(attachment: VolumeAttachment, *, node: str, hosts: frozenset[str]) -> bool:
@@ -57,12 +60,23 @@ def wanted(attachment: VolumeAttachment, volumes: Mapping[str, PersistentVolume]
         persistent_volume=name,
         volume_id=source.volume_handle if source is not None else "",
         certain=attachment.status.attached and attachment.metadata.deletion_timestamp is None,
+        told=_told(attachment),
     )
 
 
-def request(volume: PersistentVolume, *, transports: frozenset[str]) -> attacher_pb2.AttachRequest:
+def _told(attachment: VolumeAttachment) -> PublishContext | None:
+    try:
+        return PublishContext.parse(attachment.status.attachment_metadata or {})
+    except InvalidArgument:
+        return None
+
+
+def request(
+    volume: PersistentVolume, *, transports: frozenset[str], told: PublishContext | None = None
+) -> attacher_pb2.AttachRequest:
     """The call that csi-controller would make for this volume, secrets apart.
 
+    It insists on the function that the host was `told`, since the host will look nowhere else.
     Raises InvalidArgument for a volume that says too little.
     """
     source = volume.spec.csi
@@ -81,6 +95,7 @@ def request(volume: PersistentVolume, *, transports: frozenset[str]) -> attacher
     if not usable:
         raise InvalidArgument(f"PersistentVolume {volume.metadata.name} names no portal that this DPU can reach")
     modes = volume.spec.access_modes or ()
+    where = {"function": _function(told), "nsid": told.nsid} if told is not None else {}
     return attacher_pb2.AttachRequest(
         volume_id=str(volume_id),
         remote=attacher_pb2.RemoteVolume(
@@ -93,6 +108,17 @@ def request(volume: PersistentVolume, *, transports: frozenset[str]) -> attacher
         ),
         function_policy=_POLICIES.get(context.function_policy, attacher_pb2.FUNCTION_POLICY_UNSPECIFIED),
         read_only=source.read_only or (bool(modes) and all(mode == _READ_ONLY for mode in modes)),
+        **where,  # type: ignore[arg-type]  # either both fields or none
+    )
+
+
+def _function(told: PublishContext) -> attacher_pb2.Function:
+    return attacher_pb2.Function(
+        vuid=told.vuid,
+        port=told.port,
+        physical_function=told.pf,
+        virtual_function=told.vf,
+        pci_address=told.pci_address,
     )
 
 

@@ -5,15 +5,14 @@ import datetime
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final
 
 from csi.node_dpu.mirror import Mirror
-from csi.node_dpu.volumes import Volumes
+from csi.node_dpu.users import Users
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
 from foundation.daemon import metrics
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import KubeError
-from foundation.kube.events import EventRecorder
 from foundation.kube.resources import NODES
 
 _log = logging.getLogger(__name__)
@@ -43,15 +42,13 @@ class Health:
         *,
         kube: KubeClient,
         mirror: Mirror,
-        volumes: Volumes,
-        events: EventRecorder,
+        users: Users,
         node: str,
         pause: float,
     ) -> None:
         self._kube = kube
         self._mirror = mirror
-        self._volumes = volumes
-        self._events = events
+        self._users = users
         self._node = node
         self._pause = pause
         self._states: dict[str, int] = {}
@@ -77,17 +74,9 @@ class Health:
         before, now = self._states.get(volume_id), attachment.state
         self._states[volume_id] = now
         if now in _BAD and before != now:
-            self._tell(volume_id, "Warning", _BAD[now], attachment.reason)
+            self._users.tell(volume_id, "Warning", _BAD[now], attachment.reason)
         elif now == pb.ATTACHMENT_STATE_ATTACHED and before in _BAD:
-            self._tell(volume_id, "Normal", "VolumeRecovered", "the volume and all of its paths work again")
-
-    def _tell(self, volume_id: str, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
-        for volume in self._volumes.known.values():
-            source = volume.spec.csi
-            if source is not None and source.volume_handle == volume_id:
-                self._events.event(volume, kind, reason, message)
-                if volume.spec.claim_ref is not None:
-                    self._events.about(volume.spec.claim_ref, kind, reason, message)
+            self._users.tell(volume_id, "Normal", "VolumeRecovered", "the volume and all of its paths work again")
 
     def _count(self, there: Mapping[str, pb.Attachment]) -> None:
         counted = Counter(int(one.state) for one in there.values())

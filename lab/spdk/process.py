@@ -60,7 +60,7 @@ class SpdkProcess:
     async def start(self, *extra: str, deadline: float = 30.0) -> None:
         """Returns when it answers. Raises RuntimeError with the end of its log when it dies before."""
         self.vhost_directory.mkdir(parents=True, exist_ok=True)
-        command = self._command(list(extra))
+        command = self.command(*extra)
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
@@ -106,7 +106,8 @@ class SpdkProcess:
         process.send_signal(number)
         await process.wait()
 
-    def _command(self, extra: list[str]) -> list[str]:
+    def command(self, *extra: str) -> list[str]:
+        """The program with its arguments."""
         common = ["-r", str(self.socket), "-S", str(self.vhost_directory), "-m", self._core_mask, *extra]
         if self.binary:
             # No hugepages, no devices, no claim on cores: it runs beside everything else on an ordinary machine.

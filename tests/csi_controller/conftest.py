@@ -9,6 +9,7 @@ import pytest
 
 from lab.certificates import Authority
 from lab.hardware import loops
+from lab.spdk.process import real_binary
 from tests.csi_rig.plant import Plant, plant
 from tests.csi_rig.target import Target
 
@@ -21,9 +22,11 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def running_target() -> Iterator[Target]:
+def running_target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """The stand-in, unless the test asks for a real spdk_tgt by this fixture's parameter."""
+    binary = real_binary() if getattr(request, "param", "") == "real" else ""
     with tempfile.TemporaryDirectory(prefix="tgt-", dir="/tmp") as name:
-        target = Target(Path(name), size=64 << 30)
+        target = Target(Path(name), size=64 << 30, binary=binary)
         asyncio.run(target.start())
         yield target
         asyncio.run(_clear(target))

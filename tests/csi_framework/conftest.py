@@ -1,4 +1,4 @@
-"""One target process for a module's tests; each test finds it empty."""
+"""One target process for a module's tests, each of which finds it empty; a real one too where $SPDK_TGT names it."""
 
 import asyncio
 import tempfile
@@ -11,13 +11,16 @@ import pytest
 from csi.framework.backends.spdk import BACKEND, SpdkBackend
 from csi.framework.backends.spdk.config import SpdkConfig
 from foundation.spdk.client import SpdkClient
+from lab.spdk.process import real_binary
 from tests.csi_rig.target import Target, section
 
+KINDS = ["stand-in", *([pytest.param("real", marks=pytest.mark.real_spdk)] if real_binary() else [])]
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Target]:
+
+@pytest.fixture(scope="module", params=KINDS)
+def running(request: pytest.FixtureRequest) -> Iterator[Target]:
     with tempfile.TemporaryDirectory(prefix="tgt-", dir="/tmp") as name:
-        target = Target(Path(name))
+        target = Target(Path(name), binary=real_binary() if request.param == "real" else "")
         asyncio.run(target.start())
         yield target
         asyncio.run(target.stop())

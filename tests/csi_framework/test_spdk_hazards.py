@@ -1,5 +1,7 @@
 """What kills a real SPDK or the data on it must be impossible through the backend (SPDK 26.05's own behaviour)."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,16 +37,24 @@ async def bdev(raw: SpdkClient, name: str) -> dict[str, Any]:
     return found[0]
 
 
-async def test_the_base_of_an_external_clone_is_not_deleted(backend: SpdkBackend, raw: SpdkClient) -> None:
+async def test_the_base_of_an_external_clone_is_not_deleted(
+    backend: SpdkBackend, raw: SpdkClient, tmp_path: Path
+) -> None:
     """Deleting it hangs the call, and deleting the clone then crashes the target."""
     volume = await backend.create(spec("a"))
     snapshot = await backend.snapshot(identity.hashed("s"), volume.key)
     base = await bdev(raw, f"{LVSTORE}/{names.snapshot_place(snapshot.key).lvol}")
-    await raw.call("bdev_lvol_clone_bdev", {"bdev": base["name"], "lvs_name": LVSTORE, "clone_name": "theirs"})
+    (tmp_path / "other").touch()
+    os.truncate(tmp_path / "other", 256 * MIB)
+    await raw.call("bdev_aio_create", {"name": "aio1", "filename": str(tmp_path / "other"), "block_size": 4096})
+    await raw.call("bdev_lvol_create_lvstore", {"bdev_name": "aio1", "lvs_name": "others", "cluster_sz": MIB})
+    await raw.call("bdev_lvol_clone_bdev", {"bdev": base["uuid"], "lvs_name": "others", "clone_name": "theirs"})
     with pytest.raises(FailedPrecondition, match=r"claimed|external"):
         await backend.delete_snapshot(snapshot.key)
     assert list(await backend.snapshots()) == [snapshot]
-    await raw.call("bdev_lvol_delete", {"name": f"{LVSTORE}/theirs"})
+    await raw.call("bdev_lvol_delete", {"name": "others/theirs"})
+    await raw.call("bdev_lvol_delete_lvstore", {"lvs_name": "others"})
+    await raw.call("bdev_aio_delete", {"name": "aio1"})
     await backend.delete_snapshot(snapshot.key)
     assert await backend.snapshots() == []
 

@@ -1,11 +1,8 @@
 """Secrets of hosts on an SPDK target: by keyring, replaced while in use, gone with the host."""
 
-import asyncio
 import base64
 import binascii
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +17,7 @@ from csi.framework.backends.spdk import SpdkBackend
 from csi.framework.backends.spdk.config import SpdkParameters
 from foundation.spdk.client import SpdkClient
 from foundation.spdk.errors import SpdkError
+from lab.spdk.process import SpdkProcess
 from tests.csi_rig.target import PORT, SECURE_PORT, Target
 
 HOST = identity.host_nqn("one")
@@ -82,19 +80,14 @@ async def test_two_hosts_have_keys_of_their_own(backend: SpdkBackend, raw: SpdkC
 
 
 @pytest.fixture
-async def dpu(tmp_path: Path) -> AsyncIterator[SpdkClient]:
-    """An SPDK that connects to the target."""
+async def dpu(running: Target) -> AsyncIterator[SpdkClient]:
+    """An SPDK of the target's kind that connects to it."""
     with tempfile.TemporaryDirectory(prefix="dpu-", dir="/tmp") as directory:
-        address = f"{directory}/dpu.sock"
-        command = [sys.executable, "-m", "lab.spdk", "-r", address, "--mode", "dpu"]
-        process = await asyncio.create_subprocess_exec(*command)
-        try:
-            async with SpdkClient(f"unix:{address}") as client:
-                await client.connect(deadline=20)
-                yield client
-        finally:
-            process.terminate()
-            await process.wait()
+        async with (
+            SpdkProcess(Path(directory), binary=running.binary, core_mask="0x2") as process,
+            SpdkClient(process.address) as client,
+        ):
+            yield client
 
 
 async def connected(dpu: SpdkClient, keys: Path, volume: Volume, *, port: int, psk: str = "") -> bool:

@@ -74,6 +74,7 @@ class StandInDpu(attacher_pb2_grpc.VolumeAttacherServicer):
         self.requests: list[attacher_pb2.AttachRequest] = []
         self._tree = SysfsTree(self.sysfs)
         self._volumes = target.file.with_name(f"{target.file.name}.lvs")
+        self._real_target = bool(target.binary)
         self._target = SpdkClient(target.address)
         self._uevents: UeventSender | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -217,6 +218,11 @@ class StandInDpu(attacher_pb2_grpc.VolumeAttacherServicer):
             raise Refused(grpc.StatusCode.UNAVAILABLE, f"cannot reach the target: {error}") from error
         attached.size = bdev["block_size"] * bdev["num_blocks"]
         attached.file = self._volumes / f"{bdev['uuid']}.img"
+        if self._real_target and not attached.file.exists():
+            # A real target's volumes are no files: the host gets a disk beside them, of the same size and life.
+            attached.file.parent.mkdir(exist_ok=True)
+            attached.file.touch()
+            os.truncate(attached.file, attached.size)
         attached.loop = await loops.attach(attached.file, size=attached.size, read_only=request.read_only)
         attached.device = loops.device_number(attached.loop)
         if self.faults.lag:

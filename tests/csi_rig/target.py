@@ -4,25 +4,26 @@ import asyncio
 import contextlib
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 from foundation.spdk.client import SpdkClient
 from foundation.spdk.errors import SpdkError
 from lab.ports import free_port
+from lab.spdk.process import SpdkProcess
 
 LVSTORE = "lvs0"
 PORT, SECURE_PORT = free_port(), free_port()
 
 
 class Target:
-    """`spdk_tgt` is another program's path in place of the stand-in."""
+    """`binary`: the path of a real spdk_tgt in place of the stand-in."""
 
-    def __init__(self, directory: Path, *, size: int = 4 << 30, beat_ms: float = 0.5) -> None:
-        self.socket = directory / "target.sock"
+    def __init__(self, directory: Path, *, size: int = 4 << 30, binary: str = "") -> None:
+        self._program = SpdkProcess(directory, "target", mode="target", binary=binary, arguments=["--beat-ms", "0.5"])
+        self.binary = binary
+        self.socket = self._program.socket
         self.file = directory / "disk.img"
         self._size = size
-        self._beat_ms = beat_ms
         self._log = directory / "target.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -47,9 +48,9 @@ class Target:
                 )
 
     def _spawn(self) -> None:
+        self._program.vhost_directory.mkdir(exist_ok=True)
         with self._log.open("ab") as log:
-            arguments = ["-r", str(self.socket), "--beat-ms", str(self._beat_ms), "--mode", "target"]
-            self._process = subprocess.Popen([sys.executable, "-m", "lab.spdk", *arguments], stdout=log, stderr=log)
+            self._process = subprocess.Popen(self._program.command(), stdout=log, stderr=log)
 
     async def stop(self, number: int = signal.SIGTERM) -> None:
         process, self._process = self._process, None

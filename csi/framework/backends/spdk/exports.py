@@ -113,8 +113,10 @@ class Exports:
             if await self.find(nqn) is not None:
                 raise translate(error, f"delete subsystem {nqn}") from error
 
-    async def admit(self, subsystem: Subsystem, host: str, *, keys: HostKeys, keyring: Keyring | None) -> None:
-        """Lets `host` in, with `keys` if any; new ones replace those that it had."""
+    async def admit(
+        self, subsystem: Subsystem, host: str, *, keys: HostKeys, keyring: Keyring | None, secured: bool
+    ) -> None:
+        """Lets `host` in, with `keys` if any; new ones replace those it had. `secured`: it had to use TLS so far."""
         named: dict[str, str] = {}
         if keys:
             if keyring is None:
@@ -124,8 +126,10 @@ class Exports:
             named = await keyring.put(subsystem.nqn, host, keys)
         params: dict[str, object] = {"nqn": subsystem.nqn, "host": host, **named}
         present = next((other for other in subsystem.hosts if other.nqn == host), None)
+        # An old TLS key goes only when the new one is in force, so whoever finds one has the change still to make.
+        old = await keyring.psks(subsystem.nqn, host) - {named.get("psk", "")} if keyring and present else set()
         try:
-            if present is not None and present.psk != named.get("psk", ""):
+            if present is not None and (old or secured != bool(keys.tls_psk)):
                 # SPDK changes a host's TLS key only by letting it in anew. That ends its connections, as it must.
                 await self._target.ask(bool, "nvmf_subsystem_remove_host", {"nqn": subsystem.nqn, "host": host})
                 await self._target.ask(bool, "nvmf_subsystem_add_host", params)

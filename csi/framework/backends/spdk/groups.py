@@ -48,6 +48,7 @@ class Groups:
     async def _at_once(self, token: str, members: str, looks: Mapping[str, Look]) -> Sequence[Snapshot]:
         in_use = [(key, pool, each) for key, (pool, _, each) in looks.items() if each is not None and each.hosts]
         interrupted = in_use if len(looks) > 1 else []
+        secure = {key: await self._store.secure(pool, subsystem) for key, pool, subsystem in interrupted}
         taken: list[Snapshot] = []
         try:
             for _, pool, subsystem in interrupted:
@@ -64,7 +65,7 @@ class Groups:
             raise
         finally:
             for key, _, _ in interrupted:
-                await self._store.ensure_export(key, known=None, looked=False)
+                await self._store.ensure_export(key, known=None, looked=False, secure=secure[key])
         return taken
 
     async def _present(self, group: str) -> list[Snapshot]:

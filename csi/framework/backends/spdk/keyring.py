@@ -52,14 +52,16 @@ class Keyring:
             named[kind] = name
         return named
 
+    async def psks(self, nqn: str, host: str) -> set[str]:
+        """Names of the TLS keys that the target has for this host."""
+        return {key.name for key in await self._present() if key.name.startswith(f"{_stem(nqn, host)}-psk-")}
+
     async def drop_stale(self, nqn: str, host: str, *, keep: Iterable[str]) -> None:
         """Removes this host's keys but those to keep, from the keyring and from the directory."""
         kept = set(keep)
         stem = _stem(nqn, host)
-        with translated("list the target's keys"):
-            present = await self._target.ask(list[_Key], "keyring_get_keys")
-        for key in present:
-            if key.name.startswith(stem) and key.name not in kept and not key.removed:
+        for key in await self._present():
+            if key.name.startswith(stem) and key.name not in kept:
                 try:
                     await self._target.ask(bool, "keyring_file_remove_key", {"name": key.name})
                 except SpdkError as error:
@@ -67,6 +69,11 @@ class Keyring:
                     if error.code != -126:
                         raise translate(error, f"remove key {key.name}") from error
         await asyncio.to_thread(_unlink, self._directory, stem, kept)
+
+    async def _present(self) -> list[_Key]:
+        with translated("list the target's keys"):
+            keys = await self._target.ask(list[_Key], "keyring_get_keys")
+        return [key for key in keys if not key.removed]
 
 
 def _stem(nqn: str, host: str) -> str:

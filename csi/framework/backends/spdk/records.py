@@ -90,7 +90,6 @@ class Host(msgspec.Struct, frozen=True):
     nqn: str
     dhchap_key: str = ""
     dhchap_ctrlr_key: str = ""
-    psk: str = ""
 
 
 class Namespace(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,11 +106,6 @@ class Subsystem(msgspec.Struct, frozen=True, kw_only=True):
     allow_any_host: bool = False
     namespaces: tuple[Namespace, ...] = ()
 
-    @property
-    def secure(self) -> bool:
-        """Whether those who are let in have to use TLS."""
-        return any(host.psk for host in self.hosts)
-
     def listens_at(self, portal: Portal) -> bool:
         return any(address.is_portal(portal) for address in self.listen_addresses)
 
@@ -121,7 +115,6 @@ class Subsystem(msgspec.Struct, frozen=True, kw_only=True):
         return bool(wanted) and all(map(self.listens_at, wanted)) and not any(map(self.listens_at, unwanted))
 
     def whole(self, pool: PoolConfig) -> bool:
-        """Whether nothing of an export is missing, nobody gets in unnamed, and nobody in clear who must not."""
-        ways = (self.secure,) if self.hosts else (False, True)
-        listening = any(self.listens(pool, secure=way) for way in ways)
+        """Whether nothing of an export is missing, and nobody gets in unnamed."""
+        listening = any(self.listens(pool, secure=secure) for secure in (False, True))
         return bool(self.namespaces) and not self.allow_any_host and listening

@@ -105,22 +105,32 @@ class Store:
         """Lets a host in, into an export that is whole and listens as the host's keys demand."""
         secure = bool(keys.tls_psk)
         if secure and not pool.config.secure_portals:
-            raise FailedPrecondition(
-                f"pool {pool.name} has no secure_portals, so nothing of it is encrypted in transit"
-            )
-        others = [each for each in subsystem.hosts if each.nqn != host] if subsystem else []
-        who, elsewhere = f"volume {self.id(key)}", ", ".join(each.nqn for each in others)
+            raise FailedPrecondition(f"pool {pool.name} has no secure_portals: nothing of it is encrypted in transit")
+        others = [each.nqn for each in subsystem.hosts if each.nqn != host] if subsystem else []
+        who, elsewhere = f"volume {self.id(key)}", ", ".join(others)
         if others and not shared:
             raise FailedPrecondition(
                 f"{who} is in use by {elsewhere}: if not shared it has one host at a time; unpublish it there first"
             )
-        if any(bool(each.psk) != secure for each in others):
+        before = await self.secure(pool, subsystem)
+        if others and before != secure:
             how = "without" if secure else "with"
             raise FailedPrecondition(f"{who} is in use {how} TLS by {elsewhere}; unpublish it there first")
         if subsystem is None or not subsystem.whole(pool.config) or not subsystem.listens(pool.config, secure=secure):
             subsystem = await self.ensure_export(key, known=subsystem, looked=True, secure=secure)
         keyring = self.keyrings.get(pool.name)
-        await self.exports_of(pool).admit(subsystem, host, keys=keys, keyring=keyring)
+        await self.exports_of(pool).admit(subsystem, host, keys=keys, keyring=keyring, secured=before)
+
+    async def secure(self, pool: Pool, subsystem: Subsystem | None) -> bool:
+        """Whether those who are let in have to use TLS. SPDK's hosts do not tell; listeners do, or else keys."""
+        if subsystem is None or not subsystem.hosts:
+            return False
+        if any(map(subsystem.listens_at, pool.config.secure_portals)):
+            return True
+        keyring = self.keyrings.get(pool.name)
+        if keyring is None or any(map(subsystem.listens_at, pool.config.portals)):
+            return False
+        return any([await keyring.psks(subsystem.nqn, host.nqn) for host in subsystem.hosts])
 
     async def ensure_export(
         self, key: str, *, known: Subsystem | None, looked: bool, secure: bool | None = None
@@ -132,7 +142,7 @@ class Store:
         if not looked:
             known = await exports.find(nqn)
         for attempt in (1, 2):
-            wanted = known is not None and known.secure if secure is None else secure
+            wanted = await self.secure(pool, known) if secure is None else secure
             try:
                 await exports.ensure(self.id(key), bdev, pool.config, known=known, secure=wanted)
                 break

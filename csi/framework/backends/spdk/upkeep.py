@@ -27,7 +27,8 @@ class Upkeep:
                 limits = qos.get(key)
                 if limits is not None and bdevs[lvol].has_limits(limits):
                     limits = None
-                whole = known is not None and known.whole(pool.config)
+                secure = any(keys.tls_psk for keys in wanted.get(key, {}).values())
+                whole = known is not None and known.whole(pool.config) and known.listens(pool.config, secure=secure)
                 if not whole or missing or limits is not None:
                     await self._restore(key, wanted.get(key, {}), limits)
 
@@ -89,8 +90,8 @@ class Upkeep:
                 pool, _, known = await self._store.look(key)
             except NotFound:
                 return
-            if known is None or not known.whole(pool.config):
-                known = await self._store.ensure_export(key, known=known, looked=True)
+            secure = any(keys.tls_psk for keys in hosts.values()) if hosts else None
+            known = await self._store.ensure_export(key, known=known, looked=True, secure=secure)
             for host, keys in hosts.items():
                 if all(present.nqn != host for present in known.hosts):
                     await self._store.admit(pool, key, known, host, keys, shared=True)
