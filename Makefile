@@ -29,7 +29,7 @@ test-arm: setup
 # Real SR-IOV, VFIO, NVMe and OVS' kernel datapath, in a guest under QEMU.
 test-vm: setup
 	@tools/setup --vm
-	@$(PYTHON) -m pytest tests/vm -m vm
+	@$(PYTHON) -m pytest tests/vm -m vm --tb=native -p no:hypothesispytest
 
 # Every daemon killed at every point; `make test` has some of each.
 test-faults: setup
