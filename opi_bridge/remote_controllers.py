@@ -225,7 +225,9 @@ class RemoteControllerStore:
     async def _change_connected(self, name: Name, settings: RemoteSettings, wanted: RemoteSettings) -> None:
         rotated = replace(settings, dhchap_key=wanted.dhchap_key, dhchap_ctrlr_key=wanted.dhchap_ctrlr_key)
         if rotated != wanted:
-            raise FailedPrecondition(f"{name} is connected: only its DH-HMAC-CHAP keys can be changed now")
+            raise FailedPrecondition(
+                f"{name} is connected: only its DH-HMAC-CHAP keys can be changed now; detach the volume first"
+            )
         keys = {"dhchap_key": wanted.dhchap_key}
         if wanted.dhchap_ctrlr_key:
             keys["dhchap_ctrlr_key"] = wanted.dhchap_ctrlr_key

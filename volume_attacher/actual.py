@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from dpu_offload_stubs.attacher.v1 import attacher_pb2
 from dpu_offload_stubs.card.v1 import card_pb2
 from volume_attacher import naming
 from volume_attacher.model import Phase, Place, Policy, Portal, Record, Remote, Specification
@@ -108,7 +109,7 @@ def read(state: card_pb2.State) -> Actual:
     )
 
 
-def place_of(function: card_pb2.Function) -> Place:
+def place_of(function: card_pb2.Function | attacher_pb2.Function) -> Place:
     return Place(
         port=function.port,
         pf=function.physical_function,
@@ -147,6 +148,16 @@ def complete(record: Record, actual: Actual) -> bool:
         and any(ns.nsid == record.nsid and ns.uuid == wanted.remote.uuid for ns in shown.namespaces)
         and any(place.key == record.place.key for place in shown.places)
     )
+
+
+def grown(before: Actual, now: Actual, records: Iterable[Record]) -> list[Record]:
+    """Records whose volume is larger than it was, so that its host has to look."""
+
+    def size(record: Record, actual: Actual) -> int:
+        disk = actual.of(naming.object_id(record.volume_id)).disk(record.specification.remote.uuid)
+        return disk.size if disk is not None else 0
+
+    return [record for record in records if 0 < size(record, before) < size(record, now)]
 
 
 def lacking_portals(record: Record, actual: Actual, addresses: Mapping[str, str]) -> list[Portal]:

@@ -26,8 +26,9 @@ async def start(config: VolumeAttacherConfig, daemon: Daemon) -> None:
     """Serve; ready as soon as the bridge and its card answer."""
     state = Path(config.state_directory)
     identity = await asyncio.to_thread(load_or_make, state / "host.json", nqn=config.host_nqn)
-    records = Records(state / "attachments")
+    records = Records(state / "attachments.jsonl")
     await asyncio.to_thread(records.load)
+    daemon.on_stop(records.close)
     tls = config.bridge_tls
     channel = dial(
         config.bridge,

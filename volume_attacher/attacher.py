@@ -1,9 +1,7 @@
 """Attaching and detaching volumes, each volume's work one after another, different volumes side by side."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -18,21 +16,19 @@ from volume_attacher import naming, opi_requests, views
 from volume_attacher.actual import Actual
 from volume_attacher.board import Board
 from volume_attacher.bridge import Bridge
-from volume_attacher.errors import BridgeAway, BridgeError, Exists, NoFunction, OtherSpecification
-from volume_attacher.functions import Nsids, choose, free
-from volume_attacher.model import Phase, Place, Policy, Record, Secrets, Specification
+from volume_attacher.errors import BridgeAway, BridgeError, Exists, FunctionTaken, NoFunction, OtherSpecification
+from volume_attacher.functions import free
+from volume_attacher.looks import Looks
+from volume_attacher.model import Phase, Pinned, Place, Record, Secrets, Specification
 from volume_attacher.records import Records
+from volume_attacher.reserving import Reservations
 from volume_attacher.steps import Attachment
 from volume_attacher.sweeping import sweep
 
 log: Final = logging.getLogger(__name__)
-_REMOTE_NSID: Final = 1
 _OTHER_PLACES: Final = 3
 # Long enough that work of its own never gives up on itself; each of its calls has a deadline.
 _UNBOUNDED: Final = 3600.0
-# Seconds before a look after a change, and the longest that work in progress puts it off.
-_BURST: Final = 0.05
-_PATIENCE: Final = 1.0
 
 
 class Attacher:
@@ -46,51 +42,41 @@ class Attacher:
         self._secrets: dict[str, Secrets] = {}
         self._actual: Actual | None = None
         self._away = "the bridge was not asked yet"
-        self._nsids = Nsids(records.nsids)
+        self._reservations = Reservations(records)
         self._work: Joining[str, pb.Attachment | None] = Joining(name="volume")
         self._repairs: KeyedQueue[str] = KeyedQueue(
             self._repair, workers=workers, backoff=Backoff(0.3, 15.0), name="repair"
         )
         self._sweeps: KeyedQueue[str] = KeyedQueue(self._sweep, workers=4, backoff=Backoff(1.0, 30.0), name="sweep")
-        self._look_again = asyncio.Event()
-        self._seen_instance = ""
+        self._looks = Looks()
+        self._compared = Actual()
         self._shared_read = SharedRead(self._read)
-        self._active = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
         self.board = Board()
 
     # --- what callers want
 
-    async def attach(self, wanted: Specification, secrets: Secrets, *, deadline: float) -> pb.Attachment:
-        """Attach, or find attached. Raises AttacherError, Conflict, StillRunning."""
-        with logs.bound(volume=wanted.volume_id), self._working():
+    async def attach(
+        self, wanted: Specification, secrets: Secrets, *, deadline: float, pinned: Pinned | None = None
+    ) -> pb.Attachment:
+        """Attach, or find attached; if `pinned`, nowhere else. Raises AttacherError, Conflict, StillRunning."""
+        with logs.bound(volume=wanted.volume_id), self._looks.working():
             result = await self._work.run(
-                wanted.volume_id, _attaching(wanted), lambda: self._attach(wanted, secrets), deadline=deadline
+                wanted.volume_id, _attaching(wanted), lambda: self._attach(wanted, secrets, pinned), deadline=deadline
             )
         if result is None:
             raise BridgeAway(f"{wanted.volume_id} was detached meanwhile: try again")
+        if pinned is not None and not pinned.fits(reading.place_of(result.function), result.nsid):
+            raise OtherSpecification(f"{wanted.volume_id} is attached, but not on {pinned}: detach it first")
         return result
 
     async def detach(self, volume_id: str, *, deadline: float) -> None:
         """Detach; succeeds for a volume that is not there."""
-        with logs.bound(volume=volume_id), self._working():
+        with logs.bound(volume=volume_id), self._looks.working():
             await self._work.run(volume_id, "detach", lambda: self._detach(volume_id), deadline=deadline)
 
     async def stop(self) -> None:
         """Leave all work where it stands; the next start goes on from the records."""
         await self._work.stop()
-
-    @contextlib.contextmanager
-    def _working(self) -> Iterator[None]:
-        self._active += 1
-        self._quiet.clear()
-        try:
-            yield
-        finally:
-            self._active -= 1
-            if not self._active:
-                self._quiet.set()
 
     def attachments(self) -> list[pb.Attachment]:
         """All, as last seen."""
@@ -103,36 +89,38 @@ class Attacher:
 
     # --- attaching
 
-    async def _attach(self, wanted: Specification, secrets: Secrets) -> pb.Attachment:
+    async def _attach(self, wanted: Specification, secrets: Secrets, pinned: Pinned | None) -> pb.Attachment:
         record = self._records.get(wanted.volume_id)
         if record is not None and record.phase is Phase.DETACHING:
             await self._unwind(record)
             record = None
         if record is None:
-            return await self._attach_new(wanted, secrets)
+            return await self._attach_new(wanted, secrets, pinned)
         if not record.specification.same(wanted):
             raise OtherSpecification(
                 f"{wanted.volume_id} is attached with another {', '.join(record.specification.differences(wanted))}:"
                 " detach it first"
             )
-        if secrets:
-            await self._renew_keys(record, secrets)
         actual = self._actual
         if actual is None or self._away or not reading.complete(record, actual):
             actual = await self.refresh()
+        if secrets:
+            await self._renew_keys(record, secrets, actual)
         return await self._bring_back(record, actual)
 
-    async def _attach_new(self, wanted: Specification, secrets: Secrets) -> pb.Attachment:
+    async def _attach_new(self, wanted: Specification, secrets: Secrets, pinned: Pinned | None) -> pb.Attachment:
         avoid: frozenset[tuple[int, int, int]] = frozenset()
         if secrets:
             self._secrets[wanted.volume_id] = secrets
         for _ in range(_OTHER_PLACES):
-            record = await self._reserve(wanted, secrets, avoid)
+            record = await self._reserve(wanted, secrets, avoid, pinned)
             attachment = self._steps(record)
             try:
                 await attachment.do()
             except BridgeError as error:
                 await self._give_up(record, attachment)
+                if isinstance(error, Exists) and pinned is not None:
+                    raise FunctionTaken(f"function {pinned} is taken: {error}") from error
                 if isinstance(error, Exists):
                     # Somebody else holds the function, unknown to us: look again and take another one.
                     avoid |= {record.place.key}
@@ -140,25 +128,29 @@ class Attacher:
                     continue
                 raise
             record = self._set_phase(record, Phase.ATTACHED)
-            await self._records.settle(record.volume_id)
+            await self._records.settle()
             log.info("attached %s on %s", record.volume_id, record.place)
-            self.look_soon()
+            self._looks.soon()
             return self._fresh_view(record, attachment)
         raise NoFunction(f"every function tried for {wanted.volume_id} is taken by others")
 
-    async def _reserve(self, wanted: Specification, secrets: Secrets, avoid: frozenset[tuple[int, int, int]]) -> Record:
-        """Choose the place and write the intent, in one go, so that no two volumes get one function."""
+    async def _reserve(
+        self,
+        wanted: Specification,
+        secrets: Secrets,
+        avoid: frozenset[tuple[int, int, int]],
+        pinned: Pinned | None,
+    ) -> Record:
+        def reserve() -> Record:
+            return self._reservations.make(wanted, self._known(), secured=bool(secrets), avoid=avoid, pinned=pinned)
+
+        if pinned is not None:
+            await self.refresh()
         try:
-            place = choose(wanted.policy, self._known(), self._records, avoid=avoid)
+            record = reserve()
         except NoFunction:
             await self.refresh()
-            place = choose(wanted.policy, self._known(), self._records, avoid=avoid)
-        nsid = _REMOTE_NSID
-        if wanted.policy is Policy.SHARED:
-            nsid = self._nsids.take(place, self._records, self._known())
-            self._records.keep_nsids(self._nsids.used())
-        record = Record(specification=wanted, place=place, nsid=nsid, phase=Phase.ATTACHING, secured=bool(secrets))
-        self._records.put(record)
+            record = reserve()
         self._show(record)
         return record
 
@@ -180,22 +172,23 @@ class Attacher:
         attachment = self._steps(record)
         await attachment.do(actual)
         log.info("brought %s back on %s", record.volume_id, record.place)
-        self.look_soon()
+        self._looks.soon()
         return self._fresh_view(await self._confirmed(record), attachment)
 
     async def _confirmed(self, record: Record) -> Record:
         if record.phase is Phase.ATTACHED:
             return record
         changed = self._set_phase(record, Phase.ATTACHED)
-        await self._records.settle(record.volume_id)
+        await self._records.settle()
         return changed
 
-    async def _renew_keys(self, record: Record, secrets: Secrets) -> None:
-        before = self._secrets.get(record.volume_id)
+    async def _renew_keys(self, record: Record, secrets: Secrets, actual: Actual) -> None:
+        """Have a connected volume go on with other keys; the bridge refuses what it can only do when connecting."""
+        identifier = naming.object_id(record.volume_id)
+        connected = actual.of(identifier).ways
+        if connected and secrets != self._secrets.get(record.volume_id) and (secrets.dhchap_key or secrets.tls_psk):
+            await self._bridge.set_options(opi_requests.keys(identifier, secrets))
         self._secrets[record.volume_id] = secrets
-        connected = self._actual is not None and self._actual.of(naming.object_id(record.volume_id)).ways
-        if before not in (None, secrets) and connected and secrets.dhchap_key:
-            await self._bridge.set_options(opi_requests.keys(naming.object_id(record.volume_id), secrets))
 
     # --- detaching
 
@@ -209,7 +202,7 @@ class Attacher:
             parts = (await self.refresh()).of(identifier)
             if not parts.empty:
                 await sweep(self._bridge, identifier, parts)
-                self.look_soon()
+                self._looks.soon()
 
     async def _unwind(self, record: Record) -> None:
         record = self._set_phase(record, Phase.DETACHING)
@@ -217,7 +210,7 @@ class Attacher:
         # A record that a loss of power brings back says that it is being detached, and is detached again.
         self._forget(record.volume_id)
         log.info("detached %s from %s", record.volume_id, record.place)
-        self.look_soon()
+        self._looks.soon()
 
     def _forget(self, volume_id: str) -> None:
         self._records.drop(volume_id)
@@ -228,7 +221,7 @@ class Attacher:
     # --- keeping things as they should be
 
     def look_soon(self) -> None:
-        self._look_again.set()
+        self._looks.soon()
 
     async def run(self) -> None:
         """Repair what is not as recorded until cancelled; the queues run beside."""
@@ -236,13 +229,7 @@ class Attacher:
 
     async def _look(self) -> None:
         while True:
-            await self._look_again.wait()
-            # Changes come in bursts, and each look reads everything.
-            await asyncio.sleep(_BURST)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PATIENCE):
-                    await self._quiet.wait()
-            self._look_again.clear()
+            await self._looks.turn()
             try:
                 await self.compare()
             except BridgeError as error:
@@ -251,8 +238,11 @@ class Attacher:
     async def compare(self) -> None:
         """Read the state and start a repair for whatever differs from the records. Raises BridgeError."""
         actual = await self.refresh()
-        fresh = actual.instance != self._seen_instance
-        self._seen_instance = actual.instance
+        before, self._compared = self._compared, actual
+        fresh = actual.instance != before.instance
+        for record in reading.grown(before, actual, self._records):
+            log.info("%s has grown", record.volume_id)
+            await self._bridge.rescan(reading.subsystem_id(record), record.nsid)
         for record in self._records:
             if self._work.running(record.volume_id):
                 continue
@@ -290,13 +280,13 @@ class Attacher:
         parts = (await self.refresh()).of(identifier)
         if identifier in reading.strangers(self._known(), self._records) and not parts.empty:
             await sweep(self._bridge, identifier, parts)
-            self.look_soon()
+            self._looks.soon()
 
     async def _repair(self, volume_id: str) -> None:
         record = self._records.get(volume_id)
         if record is None:
             return
-        with logs.bound(volume=volume_id), self._working():
+        with logs.bound(volume=volume_id), self._looks.working():
             if record.phase is Phase.DETACHING:
                 await self.detach(volume_id, deadline=_UNBOUNDED)
                 return
@@ -318,7 +308,7 @@ class Attacher:
         except BridgeError as error:
             self._show(record, error=str(error))
             raise
-        self.look_soon()
+        self._looks.soon()
         return result
 
     # --- what is known

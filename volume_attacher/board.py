@@ -2,8 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from typing import Final
 
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
+
+# Seconds for which changes are gathered: an attachment has several within a moment.
+_MOMENT: Final = 0.02
 
 
 class Board:
@@ -43,6 +47,7 @@ class Board:
             yield pb.WatchEvent(synced=True)
             while True:
                 await watcher.wake.wait()
+                await asyncio.sleep(_MOMENT)
                 watcher.wake.clear()
                 events, watcher.pending = watcher.pending, {}
                 for event in events.values():

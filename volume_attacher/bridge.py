@@ -4,6 +4,7 @@ Works with any bridge of the OPI storage API; what the API lacks comes from the 
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -24,7 +25,7 @@ from dpu_offload_stubs.opi.storage import (
 )
 from volume_attacher.errors import BridgeAway, BridgeError, Exists, Missing, Refused, Unsupported
 from volume_attacher.model import Place
-from volume_attacher.naming import namespace_id, remote_name, subsystem_name
+from volume_attacher.naming import namespace_name, remote_name
 from volume_attacher.one_by_one import OneByOne
 from volume_attacher.plain_opi import PlainOpi
 
@@ -112,8 +113,9 @@ class Bridge:
         await _ask(self._card.SetRemoteControllerOptions, request)
 
     async def rescan(self, subsystem: str, nsid: int) -> None:
-        name = f"{subsystem_name(subsystem)}/nvmeNamespaces/{namespace_id(nsid)}"
-        await _ask(self._card.Rescan, card_pb2.RescanRequest(namespace=name))
+        """Have the host look at a namespace's size; a bridge without that call has cards that do so by themselves."""
+        with contextlib.suppress(Unsupported):
+            await _ask(self._card.Rescan, card_pb2.RescanRequest(namespace=namespace_name(subsystem, nsid)))
 
     async def create_all(
         self,

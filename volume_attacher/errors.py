@@ -26,6 +26,10 @@ class NoFunction(AttacherError):
     """Every function that the policy allows is taken."""
 
 
+class FunctionTaken(AttacherError):
+    """The function that the host was told of is another's."""
+
+
 class BridgeError(AttacherError):
     """The bridge did not do what it was asked."""
 
@@ -56,6 +60,7 @@ CODES: Final[Mapping[type[BaseException], grpc.StatusCode]] = {
     UnknownVolume: grpc.StatusCode.NOT_FOUND,
     OtherSpecification: grpc.StatusCode.ALREADY_EXISTS,
     NoFunction: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    FunctionTaken: grpc.StatusCode.FAILED_PRECONDITION,
     BridgeAway: grpc.StatusCode.UNAVAILABLE,
     Exists: grpc.StatusCode.FAILED_PRECONDITION,
     Missing: grpc.StatusCode.FAILED_PRECONDITION,

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from volume_attacher.actual import Actual
-from volume_attacher.errors import NoFunction
-from volume_attacher.model import Place, Policy, Record
+from volume_attacher.errors import FunctionTaken, InvalidRequest, NoFunction
+from volume_attacher.model import Pinned, Place, Policy, Record
 from volume_attacher.naming import shared_id
 
 # SPDK's default of 32 namespaces a subsystem is far below what one host may want.
@@ -38,6 +38,24 @@ def choose(
     )
 
 
+def pin(pinned: Pinned, policy: Policy, actual: Actual, records: Iterable[Record]) -> Place:
+    """The function that the host was told of. Raises InvalidRequest if there is none such, FunctionTaken."""
+    place = next((place for place in actual.functions if pinned.fits(place, pinned.nsid)), None)
+    if place is None:
+        raise InvalidRequest(f"the card has no function {pinned.place}: it has {len(actual.functions)} functions")
+    user = actual.functions[place]
+    for record in records:
+        if record.place.key != place.key:
+            continue
+        if policy is Policy.SHARED and record.shared and record.nsid != pinned.nsid:
+            user = ""
+            continue
+        raise FunctionTaken(f"function {pinned} is taken by {record.volume_id}: detach that first")
+    if user and not (policy is Policy.SHARED and actual.of(shared_id(*place.key)).subsystem == user):
+        raise FunctionTaken(f"function {place} carries subsystem {user}, which is not this volume's")
+    return place
+
+
 def free(actual: Actual, records: Iterable[Record]) -> list[Place]:
     """The functions which a new attachment could still get."""
     taken = {record.place.key for record in records}
@@ -50,18 +68,20 @@ class Nsids:
     def __init__(self, known: Mapping[tuple[int, int, int], int]) -> None:
         self._next = dict(known)
 
-    def take(self, place: Place, records: Iterable[Record], actual: Actual) -> int:
-        """The next NSID on the controller at `place`. Raises NoFunction when all were used."""
+    def take(self, place: Place, records: Iterable[Record], actual: Actual, *, wanted: int = 0) -> int:
+        """The next NSID on the controller at `place`, or the wanted one. Raises NoFunction, FunctionTaken."""
         mine = [record.nsid for record in records if record.shared and record.place.key == place.key]
         there = [shown.nsid for shown in actual.of(shared_id(*place.key)).namespaces]
         if not mine and not there:
             # The controller itself is gone, and with it all that the host knew of it.
             self._next[place.key] = 1
         highest = max([0, *mine, *there])
-        nsid = max(self._next.get(place.key, 1), highest + 1)
+        nsid = wanted or max(self._next.get(place.key, 1), highest + 1)
+        if nsid in mine or nsid in there:
+            raise FunctionTaken(f"NSID {nsid} of the shared controller on {place} is another volume's")
         if nsid > SHARED_NAMESPACES:
             raise NoFunction(f"the shared controller on {place} has used all of its {SHARED_NAMESPACES} NSIDs")
-        self._next[place.key] = nsid + 1
+        self._next[place.key] = max(self._next.get(place.key, 1), nsid + 1)
         return nsid
 
     def used(self) -> Mapping[tuple[int, int, int], int]:

@@ -122,6 +122,21 @@ class Place(msgspec.Struct, frozen=True, order=True):
         return f"port {self.port} pf {self.pf} vf {self.vf}"
 
 
+class Pinned(msgspec.Struct, frozen=True):
+    """Where the host was told to find a volume; nsid 0: not told."""
+
+    place: Place
+    nsid: int = 0
+
+    def fits(self, place: Place, nsid: int) -> bool:
+        """Whether that is there. A VUID says more than numbers, which may change with the card's settings."""
+        same = self.place.vuid == place.vuid if self.place.vuid and place.vuid else self.place.key == place.key
+        return same and self.nsid in (0, nsid)
+
+    def __str__(self) -> str:
+        return f"{self.place}, NSID {self.nsid}" if self.nsid else str(self.place)
+
+
 class Record(msgspec.Struct, frozen=True):
     """What is kept of an attachment across restarts: specification, place, and how far it got."""
 

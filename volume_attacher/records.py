@@ -1,11 +1,11 @@
-"""The attachments this DPU is to have, one file each: what a restart goes on with.
+"""The attachments this DPU is to have, in one file to which each change is added: what a restart goes on with.
 
-The files carry no secrets. A record is visible to the next process as soon as it is put, and safe from a loss of power
-once `settle` has returned; losing it then would lose only which function a volume is on.
+The file carries no secrets. A change is visible to the next process as soon as it is made, and safe from a loss of
+power once `settle` has returned; losing it then would lose only which function a volume is on. Each line is one change;
+a line that was cut off by a loss of power is the last one, and never happened.
 """
 
 import asyncio
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -14,39 +14,85 @@ from typing import Final
 
 import msgspec
 
+from foundation.daemon.sharing import SharedRead
 from volume_attacher.model import Record
 
 log: Final = logging.getLogger(__name__)
-_SUFFIX: Final = ".json"
-_NSIDS: Final = "nsids"
+# Lines that say nothing any more, before the file is written anew.
+_STALE: Final = 1000
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line: a record as it is from now on, the volume of one that is gone, or the next NSIDs by (port, pf, vf)."""
+
+    record: Record | None = None
+    dropped: str = ""
+    nsids: tuple[tuple[tuple[int, int, int], int], ...] = ()
 
 
 class Records:
     """All records in memory, each change on disk first."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._records: dict[str, Record] = {}
         self.nsids: dict[tuple[int, int, int], int] = {}
         """The next NSID of each shared controller, by (port, pf, vf)."""
+        self._file = -1
+        self._size = self._lines = 0
+        self._synced = SharedRead(self._sync)
 
     def load(self) -> None:
-        """Read the directory. A file that cannot be read is set aside with the suffix .damaged and reported."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Read the file, and write it anew without what is stale.
+
+        Lines that cannot be read are left out and reported; the file as it was is then kept with the suffix .damaged.
+        """
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._records.clear()
-        self.nsids = _read_nsids(self._directory / _NSIDS)
-        for path in sorted(self._directory.iterdir()):
-            if path.suffix != _SUFFIX:
-                if path.suffix == ".new":
-                    path.unlink(missing_ok=True)
-                continue
+        self.nsids.clear()
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            content = b""
+        damaged = False
+        for line in content.split(b"\n")[:-1]:
             try:
-                record = msgspec.json.decode(path.read_bytes(), type=Record)
+                self._apply(msgspec.json.decode(line, type=Change))
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                log.error("the record %s cannot be read and is set aside: %s", path, error)
-                path.rename(path.with_suffix(".damaged"))
-                continue
-            self._records[record.volume_id] = record
+                log.error("%s: a line cannot be read and is left out: %s", self._path, error)
+                damaged = True
+        if damaged:
+            self._path.with_suffix(".damaged").write_bytes(content)
+        self._rewrite()
+
+    def _apply(self, change: Change) -> None:
+        if change.record is not None:
+            self._records[change.record.volume_id] = change.record
+        self._records.pop(change.dropped, None)
+        self.nsids.update(change.nsids)
+
+    def _rewrite(self) -> None:
+        changes = [Change(nsids=tuple(self.nsids.items()))] if self.nsids else []
+        changes += [Change(record=record) for record in self._records.values()]
+        draft = self._path.with_suffix(".new")
+        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._size, self._lines = file, 0, 0
+        for change in changes:
+            self._write(change)
+        os.fsync(file)
+        draft.rename(self._path)
+        directory = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    async def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def get(self, volume_id: str) -> Record | None:
         return self._records.get(volume_id)
@@ -58,47 +104,42 @@ class Records:
         return len(self._records)
 
     def put(self, record: Record) -> None:
-        path = self._path(record.volume_id)
-        draft = path.with_suffix(".new")
-        draft.write_bytes(msgspec.json.encode(record))
-        draft.rename(path)
-        self._records[record.volume_id] = record
+        self._add(Change(record=record))
 
     def drop(self, volume_id: str) -> None:
-        self._path(volume_id).unlink(missing_ok=True)
-        self._records.pop(volume_id, None)
+        if volume_id in self._records:
+            self._add(Change(dropped=volume_id))
 
     def keep_nsids(self, following: Mapping[tuple[int, int, int], int]) -> None:
         """Remember the next NSIDs over a restart: a host must not find another volume under one it still holds."""
-        draft = self._directory / "nsids.new"
-        draft.write_bytes(msgspec.json.encode(list(following.items())))
-        draft.rename(self._directory / _NSIDS)
+        self._add(Change(nsids=tuple(following.items())))
 
-    async def settle(self, volume_id: str) -> None:
-        """Return when the record, or its absence, would survive a loss of power."""
-        await asyncio.to_thread(_sync, self._path(volume_id), self._directory)
+    def _add(self, change: Change) -> None:
+        self._write(change)
+        self._apply(change)
+        if self._lines > 2 * len(self._records) + _STALE:
+            self._rewrite()
 
-    def _path(self, volume_id: str) -> Path:
-        return self._directory / (hashlib.sha256(volume_id.encode()).hexdigest()[:40] + _SUFFIX)
+    def _write(self, change: Change) -> None:
+        line = msgspec.json.encode(change) + b"\n"
+        written = os.write(self._file, line)
+        if written != len(line):
+            os.ftruncate(self._file, self._size)
+            raise OSError(f"{self._path}: the disk is full")
+        self._size += written
+        self._lines += 1
+
+    async def settle(self) -> None:
+        """Return when all changes so far would survive a loss of power."""
+        await self._synced()
+
+    async def _sync(self) -> None:
+        # A descriptor of its own, since the file may be written anew meanwhile.
+        await asyncio.to_thread(_sync_and_close, os.dup(self._file))
 
 
-def _read_nsids(path: Path) -> dict[tuple[int, int, int], int]:
+def _sync_and_close(descriptor: int) -> None:
     try:
-        return dict(msgspec.json.decode(path.read_bytes(), type=list[tuple[tuple[int, int, int], int]]))
-    except FileNotFoundError:
-        return {}
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        log.error("%s cannot be read, NSIDs of removed volumes may come back early: %s", path, error)
-        return {}
-
-
-def _sync(path: Path, directory: Path) -> None:
-    for one in (path, directory):
-        try:
-            descriptor = os.open(one, os.O_RDONLY)
-        except FileNotFoundError:
-            continue
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -6,8 +6,10 @@ import uuid
 from typing import Final
 
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
+from volume_attacher.actual import place_of
 from volume_attacher.errors import InvalidRequest
-from volume_attacher.model import Limits, Policy, Portal, Remote, Secrets, Specification
+from volume_attacher.functions import SHARED_NAMESPACES
+from volume_attacher.model import Limits, Pinned, Policy, Portal, Remote, Secrets, Specification
 
 _VOLUME_ID_BYTES: Final = 128
 _NQN: Final = re.compile(r"nqn\.\d{4}-\d{2}\.[A-Za-z0-9.-]+:\S(?:.*\S)?")
@@ -43,6 +45,18 @@ def specification(request: pb.AttachRequest, default: Policy) -> Specification:
         encrypted=request.HasField("encryption"),
         limits=_limits(request.qos),
     )
+
+
+def pinned(request: pb.AttachRequest) -> Pinned | None:
+    """The function that the request insists on, if it does. Raises InvalidRequest."""
+    if not request.HasField("function"):
+        if request.nsid:
+            raise InvalidRequest("nsid needs function beside it")
+        return None
+    shared = request.function_policy == pb.FUNCTION_POLICY_SHARED_CONTROLLER
+    if request.nsid > (SHARED_NAMESPACES if shared else 1):
+        raise InvalidRequest(f"nsid {request.nsid} is above what a controller of this policy has")
+    return Pinned(place_of(request.function), request.nsid)
 
 
 def secrets(request: pb.AttachRequest) -> Secrets:

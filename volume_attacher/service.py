@@ -36,7 +36,8 @@ class VolumeAttacherService(attacher_pb2_grpc.VolumeAttacherServicer):
         secrets = reading.secrets(request)
         for value in secrets.values():
             logs.secret(value)
-        return await self._attacher.attach(wanted, secrets, deadline=_remaining(context))
+        pinned = reading.pinned(request)
+        return await self._attacher.attach(wanted, secrets, pinned=pinned, deadline=_remaining(context))
 
     async def Detach(self, request: pb.DetachRequest, context: Context) -> pb.DetachResponse:
         await self._attacher.detach(reading.volume_id(request.volume_id), deadline=_remaining(context))

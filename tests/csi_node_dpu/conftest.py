@@ -11,11 +11,12 @@ import pytest
 
 from csi.node_dpu.app import start
 from csi.node_dpu.config import CsiNodeDpuConfig, TlsConfig
+from csi.publication import PublishContext
 from dpu_offload_stubs.attacher.v1 import attacher_pb2, attacher_pb2_grpc
 from foundation.daemon.running import Daemon
 from foundation.daemon.serving import TlsFiles, dial
 from foundation.kube.client import KubeClient
-from foundation.kube.resources import NODES, PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS
+from foundation.kube.resources import NODES, PERSISTENT_VOLUMES, PODS, VOLUME_ATTACHMENTS
 from lab.apiserver.server import ApiServer
 from lab.certificates import Authority
 from lab.ports import free_port
@@ -77,21 +78,38 @@ class NodeDpuRig:
 
     # --- what Kubernetes says
 
-    async def persistent_volume(self, volume: Volume, name: str, **attributes: str) -> None:
+    async def pod(self, name: str, *, claim: str) -> None:
+        volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]
+        containers = [{"name": "main", "image": "busybox"}]
+        spec = {"nodeName": HOST, "volumes": volumes, "containers": containers}
+        metadata = {"name": name, "namespace": "default"}
+        await self.kube.create(PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+    async def persistent_volume(self, volume: Volume, name: str, *, claim: str = "", **attributes: str) -> None:
         portals = [
             {"transport": "tcp", "address": address, "port": port}
             for address, port in zip(volume.addresses, volume.ports, strict=True)
         ]
         attributes = {"portals": msgspec.json.encode(portals).decode(), **attributes}
         csi = {"driver": "csi.dpu-offload.io", "volumeHandle": volume.id, "volumeAttributes": attributes}
-        spec = {"capacity": {"storage": "8Mi"}, "accessModes": ["ReadWriteOnce"], "csi": csi}
+        spec: dict[str, Any] = {"capacity": {"storage": "8Mi"}, "accessModes": ["ReadWriteOnce"], "csi": csi}
+        if claim:
+            reference = {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": "default", "name": claim}
+            spec["claimRef"] = {**reference, "uid": "00000000-0000-4000-8000-00000000000c"}
         await self.kube.create(
             PERSISTENT_VOLUMES,
             {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec},
         )
 
     async def attachment(
-        self, name: str, persistent_volume: str, *, attached: bool, node: str = HOST, dpu: str = DPU
+        self,
+        name: str,
+        persistent_volume: str,
+        *,
+        attached: bool,
+        node: str = HOST,
+        dpu: str = DPU,
+        told: attacher_pb2.Attachment | None = None,
     ) -> None:
         source = {"persistentVolumeName": persistent_volume}
         spec = {"attacher": "csi.dpu-offload.io", "nodeName": node, "source": source}
@@ -103,11 +121,25 @@ class NodeDpuRig:
         }
         await self.kube.create(VOLUME_ATTACHMENTS, body)
         if attached:
-            await self.confirm(name, dpu=dpu)
+            await self.confirm(name, dpu=dpu, told=told)
 
-    async def confirm(self, name: str, *, dpu: str = DPU) -> None:
-        """As external-attacher does after ControllerPublishVolume."""
-        status = {"attached": True, "attachmentMetadata": {"dpuNode": dpu}}
+    async def confirm(self, name: str, *, dpu: str = DPU, told: attacher_pb2.Attachment | None = None) -> None:
+        """As external-attacher does after ControllerPublishVolume; `told` is what the host learns from it."""
+        metadata = {"dpuNode": dpu}
+        if told is not None:
+            metadata = PublishContext(
+                dpu_node=dpu,
+                vuid=told.function.vuid,
+                port=told.function.port,
+                pf=told.function.physical_function,
+                vf=told.function.virtual_function,
+                pci_address=told.function.pci_address,
+                namespace_uuid=told.namespace_uuid,
+                nsid=told.nsid,
+                subsystem_nqn=told.subsystem_nqn,
+                size_bytes=told.size_bytes,
+            ).as_text()
+        status = {"attached": True, "attachmentMetadata": metadata}
         await self.kube.merge_patch(VOLUME_ATTACHMENTS, name, "", {"status": status}, "status")
 
     async def attached(self) -> dict[str, attacher_pb2.Attachment]:

@@ -59,17 +59,27 @@ async def test_the_controllers_calls_are_passed_on_and_the_node_says_where_to_ca
 
 async def test_a_lost_target_is_told_to_the_volumes_users_and_on_the_node(rig: NodeDpuRig) -> None:
     volume = await rig.dpu.volume("a")
-    await rig.persistent_volume(volume, "pv-a")
+    await rig.persistent_volume(volume, "pv-a", claim="claim-a")
     await rig.attachment("va-a", "pv-a", attached=True)
+    await rig.pod("user", claim="claim-a")
+    await rig.pod("stranger", claim="claim-b")
     await rig.start()
     await _here(rig, {volume.id})
 
     async def said(status: str, reasons: set[str]) -> bool:
         node = await rig.kube.get(NODES, DPU)
         conditions = {one.type: one for one in node.status.conditions or ()}
-        events = {one.reason for one in await rig.kube.list(EVENTS)}
+        events = {
+            (one.involved_object.kind, one.involved_object.name, one.reason) for one in await rig.kube.list(EVENTS)
+        }
         shown = conditions.get(CONDITION)
-        return shown is not None and shown.status == status and reasons <= events
+        users = (("PersistentVolume", "pv-a"), ("PersistentVolumeClaim", "claim-a"), ("Pod", "user"))
+        assert not any(name == "stranger" for _, name, _ in events)
+        return (
+            shown is not None
+            and shown.status == status
+            and {(*user, reason) for user in users for reason in reasons} <= events
+        )
 
     await rig.dpu.unlisten(volume, volume.ports[0])
     await eventually(lambda: said("True", {"VolumeDegraded"}), "the loss is told")
@@ -116,6 +126,46 @@ async def test_it_lets_go_when_the_attachment_is_deleted_while_nobody_called(rig
     assert await rig.dpu.leftovers() == {}
 
 
+async def test_after_everything_was_lost_the_host_finds_its_disk_where_it_was_told(rig: NodeDpuRig) -> None:
+    first, volume = await rig.dpu.volume("first"), await rig.dpu.volume("a")
+    for number, one in enumerate((first, volume)):
+        attached = await rig.dpu.stub.Attach(one.request())
+        await rig.persistent_volume(one, f"pv-{number}")
+        await rig.attachment(f"va-{number}", f"pv-{number}", attached=True, told=attached)
+    await rig.start()
+    await _here(rig, {first.id, volume.id})
+    # The lower function becomes free, and everything that knew of the other one is lost.
+    await rig.kube.delete(VOLUME_ATTACHMENTS, "va-0")
+    await _here(rig, {volume.id})
+    assert rig.dpu.attacher is not None
+    await rig.dpu.attacher.aclose()
+    await rig.dpu.dpu.kill()
+    rig.dpu.records.unlink()
+    await rig.dpu.dpu.start()
+    await rig.dpu.start_attacher()
+    await _here(rig, {volume.id})
+    assert (await rig.attached())[volume.id].function == attached.function
+
+
+async def test_a_told_function_that_is_another_volumes_by_now_is_reported(rig: NodeDpuRig) -> None:
+    volume, other = await rig.dpu.volume("a"), await rig.dpu.volume("other")
+    attached = await rig.dpu.stub.Attach(volume.request())
+    await rig.dpu.stub.Detach(pb.DetachRequest(volume_id=volume.id))
+    usurper = await rig.dpu.stub.Attach(other.request())
+    assert usurper.function == attached.function
+    await rig.persistent_volume(other, "pv-other")
+    await rig.attachment("va-other", "pv-other", attached=True, told=usurper)
+    await rig.persistent_volume(volume, "pv-a")
+    await rig.attachment("va-a", "pv-a", attached=True, told=attached)
+    await rig.start()
+
+    async def told() -> bool:
+        return any(one.reason == "AttachFailed" and "taken by" in one.message for one in await rig.kube.list(EVENTS))
+
+    await eventually(told, "the volume's users are told")
+    assert set(await rig.attached()) == {other.id}
+
+
 async def test_it_follows_an_attacher_and_an_spdk_that_come_back(rig: NodeDpuRig) -> None:
     volume = await rig.dpu.volume("a")
     await rig.persistent_volume(volume, "pv-a")
@@ -125,8 +175,7 @@ async def test_it_follows_an_attacher_and_an_spdk_that_come_back(rig: NodeDpuRig
     assert rig.dpu.attacher is not None
     await rig.dpu.attacher.aclose()
     await rig.dpu.dpu.kill()
-    for record in (rig.directory / "state" / "attachments").iterdir():
-        record.unlink()
+    rig.dpu.records.unlink()
     await rig.dpu.dpu.start()
     await rig.dpu.start_attacher()
     await _here(rig, {volume.id})

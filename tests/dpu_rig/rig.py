@@ -172,6 +172,10 @@ class DpuRig:
         return self.directory / "attacher.sock"
 
     @property
+    def records(self) -> Path:
+        return self.directory / "state" / "attachments.jsonl"
+
+    @property
     def stub(self) -> Any:
         """Of the attacher."""
         return attacher_pb2_grpc.VolumeAttacherStub(self.channel)
@@ -361,7 +365,7 @@ class DpuRig:
             "controllers": [one["name"] for one in controllers],
             "keys": [one["name"] for one in keys],
             "crypto keys": [one["name"] for one in await self.at_dpu.call("accel_crypto_keys_get")],
-            "records": [path.name for path in (self.directory / "state" / "attachments").glob("*.json")],
+            "records": _recorded(self.records),
             "sockets": [str(path) for path in self.sockets.glob("*/cntrl")],
         }
         return {kind: names for kind, names in found.items() if names}
@@ -369,6 +373,17 @@ class DpuRig:
     def guest(self, attachment: attacher_pb2.Attachment) -> "Guest":
         function = attachment.function
         return Guest(self.sockets / f"pf{function.physical_function}vf{function.virtual_function}" / "cntrl")
+
+
+def _recorded(path: Path) -> list[str]:
+    """The volumes that the attacher has written down."""
+    known: dict[str, None] = {}
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        change = json.loads(line)
+        if "record" in change:
+            known[change["record"]["specification"]["volume_id"]] = None
+        known.pop(change.get("dropped", ""), None)
+    return list(known)
 
 
 class Guest:

@@ -7,6 +7,8 @@ import grpc
 import pytest
 
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
+from opi_bridge.cards.model import Namespace
+from opi_bridge.cards.spdk_vfiouser import SpdkVfioUserCard
 from opi_bridge.frontend_names import subsystem_name
 from opi_bridge.ledger import encode
 from tests.dpu_rig.rig import HOST_NQN, SECOND_MS, DpuRig, eventually
@@ -175,7 +177,13 @@ async def test_the_function_stays_plugged_in_over_a_restart_of_spdk(rig: DpuRig)
     assert place.stat().st_ino == before
 
 
-async def test_growing_reaches_the_host_and_the_attachment(rig: DpuRig) -> None:
+async def test_growing_reaches_the_host_and_the_attachment(rig: DpuRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+
+    async def resized(self: SpdkVfioUserCard, nqn: str, namespace: Namespace) -> None:
+        told.append(namespace.nsid)
+
+    monkeypatch.setattr(SpdkVfioUserCard, "resized", resized)
     file = rig.directory / "disk.img"
     with file.open("wb") as disk:
         disk.truncate(64 << 20)
@@ -201,6 +209,11 @@ async def test_growing_reaches_the_host_and_the_attachment(rig: DpuRig) -> None:
 
     await eventually(grown, "the attachment shows the new size")
 
+    async def looked() -> bool:
+        return told == [1]
+
+    await eventually(looked, "a card that does not tell its host by itself is told to")
+
 
 async def test_a_restarted_attacher_goes_on_where_the_last_one_was(rig: DpuRig) -> None:
     volume = await rig.volume("a")
@@ -219,8 +232,7 @@ async def test_an_attachment_without_a_record_is_adopted(rig: DpuRig) -> None:
     before = await rig.stub.Attach(volume.request())
     assert rig.attacher is not None
     await rig.attacher.aclose()
-    for path in (rig.directory / "state" / "attachments").iterdir():
-        path.unlink()
+    rig.records.unlink()
     await rig.start_attacher()
 
     async def adopted() -> bool:

@@ -242,3 +242,85 @@ async def _target_key(rig: DpuRig, name: str, secret: str) -> None:
 async def _admit(rig: DpuRig, nqn: str, name: str, secret: str) -> None:
     await _target_key(rig, name, secret)
     await rig.at_target.call("nvmf_subsystem_add_host", {"nqn": nqn, "host": HOST_NQN, "dhchap_key": name})
+
+
+PSK = "NVMeTLSkey-1:01:VRLbtnN9AQb2WXW3c9+wEf/DRLz0QuLdbYvEhwtdWwNf9LrZ:"
+OTHER_PSK = "NVMeTLSkey-1:01:ozaikZgnKOtM5q2ZVEcW5ZVwB0PjBYf9OLfXLx5oBDpXbUSF:"
+
+
+async def test_a_tls_key_that_changes_while_connected_is_refused(rig: DpuRig) -> None:
+    volume = await rig.volume("a", admit=False)
+    await _target_key(rig, "psk", PSK)
+    await rig.at_target.call("nvmf_subsystem_add_host", {"nqn": volume.nqn, "host": HOST_NQN, "psk": "psk"})
+    address = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(free_port())}
+    secure = {"nqn": volume.nqn, "listen_address": address, "secure_channel": True}
+    await rig.at_target.call("nvmf_subsystem_add_listener", secure)
+    volume.ports = (int(address["trsvcid"]),)
+    request = volume.request(credentials=pb.Credentials(tls_psk=PSK))
+    await rig.stub.Attach(request)
+    other = volume.request(credentials=pb.Credentials(tls_psk=OTHER_PSK))
+    assert await _code(rig.stub.Attach(other)) is grpc.StatusCode.FAILED_PRECONDITION
+    # The same as before, and after a restart of the attacher, which knows no keys then.
+    assert (await rig.stub.Attach(request)).state == pb.ATTACHMENT_STATE_ATTACHED
+    assert rig.attacher is not None
+    await rig.attacher.aclose()
+    await rig.start_attacher()
+    assert await _code(rig.stub.Attach(other)) is grpc.StatusCode.FAILED_PRECONDITION
+    assert (await rig.stub.Attach(request)).state == pb.ATTACHMENT_STATE_ATTACHED
+    await rig.stub.Detach(pb.DetachRequest(volume_id=volume.id))
+    assert await rig.leftovers() == {}
+
+
+def _where(vf: int, *, pf: int = 0, vuid: str = "") -> pb.Function:
+    return pb.Function(physical_function=pf, virtual_function=vf, vuid=vuid)
+
+
+async def test_a_function_asked_for_by_name_is_taken_or_refused(rig: DpuRig) -> None:
+    volumes = [await rig.volume(f"v{number}") for number in range(4)]
+    attached = await rig.stub.Attach(volumes[0].request(function=_where(2)))
+    assert attached.function.virtual_function == 2
+    # A VUID says more than the numbers.
+    attached = await rig.stub.Attach(volumes[1].request(function=_where(1, vuid="TEST0.3")))
+    assert attached.function.virtual_function == 3
+    before = sorted((await rig.stub.List(pb.ListRequest())).attachments, key=lambda one: one.volume_id)
+    third = volumes[2]
+    for where, code in (
+        (_where(2), grpc.StatusCode.FAILED_PRECONDITION),
+        (_where(9), grpc.StatusCode.INVALID_ARGUMENT),
+        (_where(1, vuid="unknown"), grpc.StatusCode.INVALID_ARGUMENT),
+    ):
+        assert await _code(rig.stub.Attach(third.request(function=where))) is code
+    assert await _code(rig.stub.Attach(third.request(nsid=1))) is grpc.StatusCode.INVALID_ARGUMENT
+    assert await _code(rig.stub.Attach(third.request(function=_where(1), nsid=2))) is grpc.StatusCode.INVALID_ARGUMENT
+    # Attached already: there or not there.
+    assert (await rig.stub.Attach(volumes[0].request(function=_where(2)))).function.virtual_function == 2
+    elsewhere = volumes[0].request(function=_where(1))
+    assert await _code(rig.stub.Attach(elsewhere)) is grpc.StatusCode.ALREADY_EXISTS
+    after = sorted((await rig.stub.List(pb.ListRequest())).attachments, key=lambda one: one.volume_id)
+    assert after == before
+
+
+async def test_a_function_with_somebody_elses_controller_is_not_given_by_name(rig: DpuRig) -> None:
+    volume = await rig.volume("a")
+    nqn = "nqn.2026-11.io.dpu-offload:somebody.else"
+    place = rig.sockets / "pf0vf1"
+    place.mkdir(parents=True)
+    await rig.at_dpu.call("nvmf_create_subsystem", {"nqn": nqn})
+    address = {"trtype": "VFIOUSER", "traddr": str(place), "trsvcid": "0"}
+    await rig.at_dpu.call("nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": address})
+    assert await _code(rig.stub.Attach(volume.request(function=_where(1)))) is grpc.StatusCode.FAILED_PRECONDITION
+    assert (await rig.stub.Attach(volume.request())).function.virtual_function == 2
+
+
+async def test_an_nsid_of_the_shared_controller_is_taken_or_refused(rig: DpuRig) -> None:
+    volumes = [await rig.volume(f"v{number}") for number in range(3)]
+    first = await rig.stub.Attach(volumes[0].request(function_policy=SHARED, function=_where(2), nsid=7))
+    assert (first.function.virtual_function, first.nsid) == (2, 7)
+    same = volumes[1].request(function_policy=SHARED, function=_where(2), nsid=7)
+    assert await _code(rig.stub.Attach(same)) is grpc.StatusCode.FAILED_PRECONDITION
+    own = volumes[1].request(function=_where(2))
+    assert await _code(rig.stub.Attach(own)) is grpc.StatusCode.FAILED_PRECONDITION
+    second = await rig.stub.Attach(volumes[1].request(function_policy=SHARED))
+    assert (second.function.virtual_function, second.nsid) == (2, 8)
+    third = await rig.stub.Attach(volumes[2].request(function_policy=SHARED, function=_where(2), nsid=3))
+    assert third.nsid == 3
