@@ -43,6 +43,7 @@ class Ports:
     link: int
     csi_node_dpu: int
     target: int
+    status_page: int
     http: Mapping[str, int]
 
     @classmethod
@@ -52,6 +53,7 @@ class Ports:
             link=free(),
             csi_node_dpu=free(),
             target=free(),
+            status_page=free(),
             http={name: free() for name in SCRIPTS},
         )
 
@@ -126,7 +128,7 @@ def daemons(
     ``kubeconfig``: for all of them; None: each has its own.
     """
     found = {
-        "cni-controller": _cni_controller(network),
+        "cni-controller": _cni_controller(network, ports),
         "cni-node-default": _cni_node(layout, ports, network, DEFAULT_NODE),
         "cni-node-dpu": _cni_node(layout, ports, network, DPU_NODE),
         "cni-node-host": _cni_node(layout, ports, network, HOST_NODE),
@@ -151,9 +153,10 @@ def _tls(layout: Layout, *, node: str, component: str) -> dict[str, str]:
     return {"ca": str(files.ca), "certificate": str(files.certificate), "key": str(files.key)}
 
 
-def _cni_controller(network: Network) -> Configuration:
+def _cni_controller(network: Network, ports: Ports) -> Configuration:
     return {
         "northbound": {"remotes": network.central.nb},
+        "status_page": {"listen": f"127.0.0.1:{ports.status_page}"},
         # The one replica keeps its identity through a restart, as a container does in its pod: no wait for the lease.
         "leader_election": {"namespace": NAMESPACE, "identity": "lab"},
     }
