@@ -20,7 +20,7 @@ from lab.network.commands import ip, run
 from lab.threads import to_the_end
 
 CARD = "eth0"
-_BRIDGE, _TAP = "k6t-eth0", "tap0"
+TAP, _BRIDGE = "tap0", "k6t-eth0"
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 _CLONE_NEWNET = 0x40000000
 _FRAME = 65536
@@ -50,7 +50,8 @@ class Guest:
 
     async def __aenter__(self) -> Guest:
         await namespaces.create(self.namespace)
-        self._card = await _tap(self.namespace, CARD)
+        await ip(f"tuntap add dev {CARD} mode tap", namespace=self.namespace)
+        self._card = await _opened(self.namespace, CARD)
         # Nobody has waited for duplicate addresses on the wire between a guest and its pod.
         await run(*("ip", "netns", "exec", self.namespace, "sysctl", "-qw", f"net.ipv6.conf.{CARD}.accept_dad=0"))
         await ip(f"link set {CARD} address {self.mac} mtu {self._mtu} up", namespace=self.namespace)
@@ -66,18 +67,9 @@ class Guest:
         await namespaces.remove(self.namespace)
 
     async def plug(self, pod: str, interface: str = "eth0") -> None:
-        """Makes the bridge with a tap in pod namespace `pod`, as virt-handler does before the guest is started."""
-        self._taps[pod] = await _tap(pod, _TAP)
-        await ip(
-            f"link add {_BRIDGE} type bridge forward_delay 0",
-            # The address is the guest's; a bridge would keep frames for it.
-            f"link set {interface} down",
-            f"link set {interface} address 02:{os.urandom(5).hex(':')}",
-            f"link set {interface} master {_BRIDGE} up",
-            f"link set {_TAP} mtu {self._mtu} master {_BRIDGE} up",
-            f"link set {_BRIDGE} mtu {self._mtu} up",
-            namespace=pod,
-        )
+        """Makes this guest's way into pod namespace `pod`, before it is started there."""
+        await wire(pod, interface, mtu=self._mtu)
+        self._taps[pod] = await _opened(pod, TAP)
         asyncio.get_running_loop().add_reader(self._taps[pod], self._inward, pod)
 
     def unplug(self, pod: str) -> None:
@@ -125,9 +117,23 @@ class Guest:
                 os.write(self._card, frame)
 
 
-async def _tap(namespace: str, name: str) -> int:
-    """A tap device in a namespace; its descriptor stays good here."""
-    await run("ip", "-n", namespace, "tuntap", "add", "dev", name, "mode", "tap")
+async def wire(pod: str, interface: str = "eth0", *, mtu: int = 1400) -> None:
+    """A bridge in a pod's namespace with the pod's interface and a tap for the hypervisor, as virt-handler makes it."""
+    await ip(
+        f"tuntap add dev {TAP} mode tap",
+        f"link add {_BRIDGE} type bridge forward_delay 0",
+        # The address is the guest's; a bridge would keep frames for it.
+        f"link set {interface} down",
+        f"link set {interface} address 02:{os.urandom(5).hex(':')}",
+        f"link set {interface} master {_BRIDGE} up",
+        f"link set {TAP} mtu {mtu} master {_BRIDGE} up",
+        f"link set {_BRIDGE} mtu {mtu} up",
+        namespace=pod,
+    )
+
+
+async def _opened(namespace: str, name: str) -> int:
+    """A descriptor of a tap in a namespace, good from anywhere."""
 
     def attach() -> int:
         with open(namespaces.path(namespace), "rb") as there:

@@ -1,0 +1,260 @@
+"""A migrating machine's disk: on two DPUs at once, then on one, whoever dies; grown, plugged and passed through."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import msgspec
+import pytest
+import yaml
+
+from benchmarks import report
+from csi import identity
+from dpu_offload_stubs.csi import csi_pb2, csi_pb2_grpc
+from foundation.daemon.serving import dial
+from foundation.spdk.client import SpdkClient
+from foundation.spdk.methods import nvmf
+from lab.certificates import Authority
+from lab.hardware import loops
+from tests.csi_rig.plant import MIB, Mode, Plant, block_capability, plant
+from tests.csi_rig.target import Target
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+SHARED = block_capability(Mode.MULTI_NODE_MULTI_WRITER)
+SOURCE, TARGET = "source", "target"
+COUNTED: set[str] = set()
+
+
+@pytest.fixture
+async def two() -> AsyncIterator[Plant]:
+    """Two hosts with a DPU each."""
+    with tempfile.TemporaryDirectory(prefix="kv-", dir="/tmp") as name:
+        directory = Path(name)
+        target = Target(directory, size=4 << 30)
+        await target.start()
+        try:
+            (directory / "plant").mkdir()
+            async with plant(directory / "plant", target, Authority(directory / "pki")) as built:
+                for host in (SOURCE, TARGET):
+                    await built.add_host(host)
+                yield built
+        finally:
+            await target.stop()
+            for device in await loops.below(directory):
+                await loops.detach(device)
+
+
+@pytest.fixture
+async def running(two: Plant) -> Plant:
+    """With csi-controller and both csi-node-hosts."""
+    await two.start_controller()
+    for host in (SOURCE, TARGET):
+        await two.start_node(host)
+    return two
+
+
+async def writers(built: Plant, volume: csi_pb2.Volume) -> set[str]:
+    """The hosts whose DPU the target lets in."""
+    nqn = identity.subsystem_nqn(identity.parse_volume_id(volume.volume_id))
+    async with SpdkClient(built.target.address) as client:
+        subsystem = await nvmf.only(client, nqn)
+        allowed = {host.nqn for host in subsystem.hosts} if subsystem is not None else set()
+    names = {identity.host_nqn(f"{host}-dpu"): host for host in (SOURCE, TARGET)}
+    return {names[nqn] for nqn in allowed}
+
+
+async def attach(built: Plant, volume: csi_pb2.Volume, host: str) -> str:
+    """Up to the device in the pod of a machine."""
+    context = await built.publish(volume, host, SHARED)
+    await built.stage(volume, host, context, SHARED)
+    return await built.mount(volume, host, SHARED)
+
+
+async def detach(built: Plant, volume: csi_pb2.Volume, host: str) -> None:
+    await built.unmount(volume, host)
+    await built.unstage(volume, host)
+    await built.unpublish(volume, host)
+
+
+def written(path: str, text: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_SYNC)
+    try:
+        os.pwrite(descriptor, text.ljust(4096, b"\0"), MIB)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        return os.pread(descriptor, 4096, MIB).rstrip(b"\0")
+    finally:
+        os.close(descriptor)
+
+
+async def test_the_disk_is_on_both_while_the_machine_moves_and_on_one_afterwards(running: Plant) -> None:
+    volume = await running.create(capability=SHARED)
+    here, there = SOURCE, TARGET
+    written(await attach(running, volume, here), b"before")
+    for number in range(2):
+        path = await attach(running, volume, there)
+        assert await writers(running, volume) == {SOURCE, TARGET}
+        assert read(path) == (b"before", b"moved 0")[number]
+        await detach(running, volume, here)
+        assert await writers(running, volume) == {there}
+        assert not running.dpus[here].attached
+        written(path, b"moved %d" % number)
+        here, there = there, here
+    await detach(running, volume, here)
+    assert await writers(running, volume) == set()
+
+
+async def test_a_failed_migration_leaves_the_disk_to_the_source(running: Plant) -> None:
+    volume = await running.create(capability=SHARED)
+    path = await attach(running, volume, SOURCE)
+    await running.publish(volume, TARGET, SHARED)
+    # The target is lost, with its DPU: cut off all the same.
+    await running.dpus[TARGET].stop()
+    await running.unpublish(volume, TARGET)
+    assert await writers(running, volume) == {SOURCE}
+    written(path, b"still mine")
+
+
+async def test_a_disk_grows_on_both_sides_of_a_migration(running: Plant) -> None:
+    volume = await running.create(capability=SHARED)
+    paths = [await attach(running, volume, host) for host in (SOURCE, TARGET)]
+    request = csi_pb2.ControllerExpandVolumeRequest(
+        volume_id=volume.volume_id,
+        capacity_range=csi_pb2.CapacityRange(required_bytes=128 * MIB),
+        volume_capability=SHARED,
+    )
+    await running.controller.ControllerExpandVolume(request)
+
+    def sizes() -> set[int]:
+        found = set()
+        for path in paths:
+            with open(path, "rb") as device:
+                found.add(device.seek(0, os.SEEK_END))
+        return found
+
+    async with asyncio.timeout(30):
+        while sizes() != {128 * MIB}:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_disk_is_plugged_into_a_running_machine_and_taken_out(running: Plant) -> None:
+    first, second = await running.create("system", capability=SHARED), await running.create("more", capability=SHARED)
+    system = await attach(running, first, SOURCE)
+    for _ in range(2):
+        written(await attach(running, second, SOURCE), b"more")
+        await detach(running, second, SOURCE)
+        assert list(running.dpus[SOURCE].attached) == [first.volume_id]
+    written(system, b"untouched")
+    assert read(await attach(running, second, TARGET)) == b"more"
+
+
+async def test_a_function_of_its_own_excludes_live_migration_from_the_beginning(running: Plant) -> None:
+    passthrough = {"dpu-offload.io/passthrough": "true"}
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await running.create("a", capability=SHARED, parameters=passthrough)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "dpu-offload.io/passthrough excludes live migration" in str(refused.value.details())
+    # Nor later, for a volume that one machine has already.
+    alone = block_capability()
+    volume = await running.create("b", capability=alone, parameters=passthrough)
+    await running.publish(volume, SOURCE, alone)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await running.publish(volume, TARGET, SHARED)
+    assert "excludes live migration" in str(refused.value.details())
+    assert await writers(running, volume) == {SOURCE}
+
+
+class Mortal:
+    """csi-controller as a process that can be killed."""
+
+    def __init__(self, built: Plant) -> None:
+        self._plant, self._config = built, built.controller_config()
+        self._path = built.directory / "controller.yaml"
+        self._path.write_text(yaml.safe_dump(msgspec.to_builtins(self._config)))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: grpc.aio.Channel | None = None
+
+    async def start(self) -> None:
+        command = [str(Path(sys.executable).parent / "csi-controller"), "--config", str(self._path)]
+        with (self._plant.directory / "controller.log").open("ab") as log:
+            self._process = await asyncio.to_thread(subprocess.Popen, command, stdout=log, stderr=log)
+        self._channel = dial(f"unix:{self._config.socket}", name="csi-controller", deadline=20)
+        self._plant.take(self._channel)
+        stub = csi_pb2_grpc.IdentityStub(self._channel)
+        async with asyncio.timeout(40):
+            while True:
+                try:
+                    if (await stub.Probe(csi_pb2.ProbeRequest())).ready.value:
+                        return
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.05)
+
+    async def end(self, number: int = signal.SIGKILL) -> None:
+        assert self._process is not None
+        assert self._channel is not None
+        self._process.send_signal(number)
+        await asyncio.to_thread(self._process.wait, 10)
+        await self._channel.close()
+
+
+async def killed_in_it(built: Plant, mortal: Mortal, host: str, work: Callable[[], Awaitable[Any]]) -> None:
+    """Kills csi-controller while `work` waits for a DPU, starts it again, and has it done as a side-car would."""
+    dpu = built.dpus[host]
+    calls, gate = len(dpu.calls), asyncio.Event()
+    dpu.faults.gate = gate
+    first = asyncio.ensure_future(work())
+    async with asyncio.timeout(30):
+        while len(dpu.calls) == calls:
+            await asyncio.sleep(0.01)
+    await mortal.end()
+    await asyncio.wait({first})
+    assert isinstance(first.exception(), grpc.aio.AioRpcError)
+    gate.set()
+    dpu.faults.gate = None
+    await mortal.start()
+    async with asyncio.timeout(40):
+        while True:
+            try:
+                await work()
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+@pytest.mark.parametrize(
+    "succeeds", [pytest.param(True, id="succeeds"), pytest.param(False, id="fails", marks=pytest.mark.faults)]
+)
+async def test_killed_at_each_phase_of_a_migration_one_writer_is_left(two: Plant, succeeds: bool) -> None:
+    mortal = Mortal(two)
+    await mortal.start()
+    try:
+        volume = await two.create(capability=SHARED)
+        await two.attachment(volume, SOURCE, await two.publish(volume, SOURCE, SHARED))
+        await killed_in_it(two, mortal, TARGET, lambda: two.publish(volume, TARGET, SHARED))
+        assert await writers(two, volume) == {SOURCE, TARGET}
+        loser, winner = (SOURCE, TARGET) if succeeds else (TARGET, SOURCE)
+        await killed_in_it(two, mortal, loser, lambda: two.unpublish(volume, loser))
+        assert await writers(two, volume) == {winner}
+        assert list(two.dpus[winner].attached) == [volume.volume_id]
+        assert not two.dpus[loser].attached
+    finally:
+        await mortal.end(signal.SIGTERM)
+    COUNTED.update((f"publish {succeeds}", f"unpublish {succeeds}"))
+    report.merge("faults.json", {"migration of a disk": {"points": len(COUNTED), "clean": len(COUNTED)}})

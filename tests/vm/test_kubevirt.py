@@ -1,0 +1,128 @@
+"""A virtual machine under QEMU on the suite's network and disk: stopped, started on another node, the same machine.
+
+The nodes are the lab's: a plain one, where the pod has a veth pair, and a host with a DPU, where it has a virtual
+function whose representor is on the DPU's switch. QEMU's tap hangs on a bridge with that interface in the pod, as
+KubeVirt's bridge binding has it. (A lab's function is a veth, which vfio-pci cannot take; tests/vm/test_preparation.py
+and test_disks.py bind real ones.) The disk is a raw block claim by csi-controller and csi-node-host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from dpu_offload_stubs.csi import csi_pb2
+from lab.certificates import Authority
+from lab.hardware import loops
+from lab.kubevirt.cluster import Machine
+from lab.kubevirt.guest import TAP, wire
+from lab.vm import devices
+from lab.vm.guest import Parts
+from lab.vm.tiny import TinyGuest
+from tests.csi_rig.plant import Mode, Plant, block_capability, plant
+from tests.csi_rig.target import Target
+from tests.kubevirt.rig import Rig
+from tests.kubevirt.walks import body
+from tests.node.stage import DEFAULT, HOST
+
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.root,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(600),
+]
+SECONDS = 150.0
+SHARED = block_capability(Mode.MULTI_NODE_MULTI_WRITER)
+SCRIPT = """
+lease eth0
+echo "lab: mac $(cat /sys/class/net/eth0/address)"
+read word < /dev/vda; echo "lab: found ${word:-nothing}"
+echo kept > /dev/vda; sync
+ping -c 3 -w 20 GATEWAY > /dev/null && echo "lab: reached the router"
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    rig = Rig(tmp_path_factory.mktemp("rig"))
+    try:
+        await rig.up()
+        yield rig
+    finally:
+        await rig.down()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def storage() -> AsyncIterator[Plant]:
+    """Both nodes with a DPU for disks each."""
+    with tempfile.TemporaryDirectory(prefix="vm-", dir="/tmp") as name:
+        directory = Path(name)
+        target = Target(directory, size=4 << 30)
+        await target.start()
+        try:
+            (directory / "plant").mkdir()
+            async with plant(directory / "plant", target, Authority(directory / "pki")) as built:
+                for host in (DEFAULT, HOST):
+                    await built.add_host(host)
+                await built.start_controller()
+                for host in (DEFAULT, HOST):
+                    await built.start_node(host)
+                yield built
+        finally:
+            await target.stop()
+            for device in await loops.below(directory):
+                await loops.detach(device)
+
+
+@contextlib.asynccontextmanager
+async def attached(storage: Plant, volume: csi_pb2.Volume, host: str) -> AsyncIterator[str]:
+    """The machine's disk on a host, as kubelet and the side-cars get it there; the kernel's name of it."""
+    context = await storage.publish(volume, host, SHARED)
+    await storage.stage(volume, host, context, SHARED)
+    path = await storage.mount(volume, host, SHARED)
+    try:
+        yield f"/dev/loop{os.minor(os.stat(path).st_rdev)}"
+    finally:
+        await storage.unmount(volume, host)
+        await storage.unstage(volume, host)
+        await storage.unpublish(volume, host)
+
+
+async def boot(rig: Rig, machine: Machine, node: str, disk: str, parts: Parts) -> tuple[str, str, str]:
+    """One life of the machine on a node: its address, its MAC, what it found on its disk."""
+    pod = await machine.start(node)
+    sandbox = await rig.add(pod)
+    given = (await rig.given(pod))["default"]
+    await wire(sandbox.netns)
+    cards = (devices.tap(TAP, mac=given["mac"]), devices.block(disk))
+    script = SCRIPT.replace("GATEWAY", given["gateways"][0])
+    async with TinyGuest(parts.unpacked, parts.kernel, script=script, devices=cards, netns=sandbox.netns) as guest:
+        address = await guest.says("eth0", seconds=SECONDS)
+        mac, found = [await guest.says(word, seconds=SECONDS) for word in ("mac", "found")]
+        await guest.says("reached the router", seconds=SECONDS)
+        await guest.says("end", seconds=SECONDS)
+    assert address == given["ips"][0]
+    assert mac == given["mac"]
+    await rig.delete(pod)
+    await machine.stop()
+    return address, mac, found
+
+
+async def test_a_machine_is_the_same_on_another_node(rig: Rig, storage: Plant) -> None:
+    parts = await Parts.prepare()
+    machine = await rig.machine(body(rig.name("m")))
+    volume = await storage.create(capability=SHARED)
+    lives = []
+    for node in (DEFAULT, HOST, DEFAULT):
+        async with attached(storage, volume, node) as disk:
+            lives.append(await boot(rig, machine, node, disk, parts))
+    await machine.delete()
+    await storage.delete(volume)
+    assert [found for _, _, found in lives] == ["nothing", "kept", "kept"]
+    assert len({(address, mac) for address, mac, _ in lives}) == 1
