@@ -1,6 +1,6 @@
 """What is there of each volume, read out of the bridge's state; pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dpu_offload_stubs.attacher.v1 import attacher_pb2
@@ -150,14 +150,12 @@ def complete(record: Record, actual: Actual) -> bool:
     )
 
 
-def grown(before: Actual, now: Actual, records: Iterable[Record]) -> list[Record]:
-    """Records whose volume is larger than it was, so that its host has to look."""
-
-    def size(record: Record, actual: Actual) -> int:
+def sizes(actual: Actual, records: Iterable[Record]) -> Iterator[tuple[Record, int]]:
+    """Records whose volume is connected, with its size in bytes."""
+    for record in records:
         disk = actual.of(naming.object_id(record.volume_id)).disk(record.specification.remote.uuid)
-        return disk.size if disk is not None else 0
-
-    return [record for record in records if 0 < size(record, before) < size(record, now)]
+        if disk is not None and disk.size:
+            yield record, disk.size
 
 
 def lacking_portals(record: Record, actual: Actual, addresses: Mapping[str, str]) -> list[Portal]:

@@ -49,7 +49,9 @@ class Attacher:
         )
         self._sweeps: KeyedQueue[str] = KeyedQueue(self._sweep, workers=4, backoff=Backoff(1.0, 30.0), name="sweep")
         self._looks = Looks()
-        self._compared = Actual()
+        self._seen_instance = ""
+        # As the host was last told of them, in bytes.
+        self._sizes: dict[str, int] = {}
         self._shared_read = SharedRead(self._read)
         self.board = Board()
 
@@ -215,6 +217,7 @@ class Attacher:
     def _forget(self, volume_id: str) -> None:
         self._records.drop(volume_id)
         self._secrets.pop(volume_id, None)
+        self._sizes.pop(volume_id, None)
         self._repairs.forget(volume_id)
         self.board.remove(volume_id)
 
@@ -238,11 +241,13 @@ class Attacher:
     async def compare(self) -> None:
         """Read the state and start a repair for whatever differs from the records. Raises BridgeError."""
         actual = await self.refresh()
-        before, self._compared = self._compared, actual
-        fresh = actual.instance != before.instance
-        for record in reading.grown(before, actual, self._records):
-            log.info("%s has grown", record.volume_id)
-            await self._bridge.rescan(reading.subsystem_id(record), record.nsid)
+        fresh = actual.instance != self._seen_instance
+        self._seen_instance = actual.instance
+        for record, size in reading.sizes(actual, self._records):
+            if size > self._sizes.get(record.volume_id, size):
+                log.info("%s has grown to %d bytes", record.volume_id, size)
+                await self._bridge.rescan(reading.subsystem_id(record), record.nsid)
+            self._sizes[record.volume_id] = size
         for record in self._records:
             if self._work.running(record.volume_id):
                 continue
@@ -376,6 +381,8 @@ class Attacher:
 
     def _fresh_view(self, record: Record, attachment: Attachment) -> pb.Attachment:
         """As `_show` after the next look will have it, without waiting for that."""
+        if attachment.size:
+            self._sizes[record.volume_id] = attachment.size
         result = views.fresh(
             record,
             self._actual or Actual(),
