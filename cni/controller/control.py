@@ -14,11 +14,12 @@ from cni.controller.watch.annotator import Annotator
 from cni.controller.watch.gauges import Gauges
 from cni.controller.watch.reporter import Reporter
 from cni.controller.watch.vm_annotator import VmAnnotator
-from foundation.daemon.backoff import Backoff
+from foundation.daemon.backoff import Backoff, Pauses
 from foundation.kube.client import KubeClient
-from foundation.kube.errors import NotFound
+from foundation.kube.errors import KubeError, NotFound
 from foundation.kube.events import EventRecorder
 from foundation.kube.reflector import Change, Reflector
+from foundation.kube.resources import Resource
 from foundation.ovsdb import OvsdbSession, OvsdbTls, TransactionFailed
 
 _log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 GAUGE_SECONDS = 2.0
 BUILT_IN = ("discovery.k8s.io", "networking.k8s.io")
+MISSING = Backoff(1.0, 5.0)
+"""Pauses between two looks for a resource that the API server has not."""
 LOCK = "dpu_offload_cni_controller"
 """Held by the replica that leads: a former leader that wakes up late is refused by the database itself."""
 
@@ -76,10 +79,9 @@ class Control:
         started = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
-                for kind, reflector in self._reflectors.items():
-                    group.create_task(reflector.run(), name=f"watch {kind}")
                 await asyncio.gather(
-                    self.session.start(deadline=3600.0), *(self._synced(each) for each in self._reflectors.values())
+                    self.session.start(deadline=3600.0),
+                    *(self._first_list(kind, each, group) for kind, each in self._reflectors.items()),
                 )
                 for kind, reflector in self._reflectors.items():
                     self._follow(kind, reflector)
@@ -108,19 +110,33 @@ class Control:
             self.gauges.refresh()
             await asyncio.sleep(GAUGE_SECONDS)
 
-    async def _synced(self, reflector: Reflector[Any]) -> None:
-        """Waits for the first list, unless the API has no such resource: a cluster need not have every optional one.
-
-        Its reflector goes on asking, so one that is installed later is followed all the same.
-        """
-        resource = reflector.resource
-        if "." in resource.group and resource.group not in BUILT_IN:
-            try:
-                await self._client.page(resource, limit=1)
-            except NotFound:
-                _log.info("the API server has no %s.%s", resource.plural, resource.group)
-                return
+    async def _first_list(self, kind: str, reflector: Reflector[Any], group: asyncio.TaskGroup) -> None:
+        """Returns with the first list, or at once if the API has no such resource: a cluster need not have every
+        optional one. One that is installed later is followed all the same."""
+        if await self._missing(reflector.resource):
+            _log.info("the API server has no %s.%s (yet)", reflector.resource.plural, reflector.resource.group)
+            group.create_task(self._watch_later(reflector), name=f"watch {kind}")
+            return
+        group.create_task(reflector.run(), name=f"watch {kind}")
         await reflector.synced()
+
+    async def _watch_later(self, reflector: Reflector[Any]) -> None:
+        pauses = Pauses(MISSING)
+        while await self._missing(reflector.resource):
+            await pauses.wait()
+        _log.info("the API server has %s.%s now", reflector.resource.plural, reflector.resource.group)
+        await reflector.run()
+
+    async def _missing(self, resource: Resource[Any]) -> bool:
+        if "." not in resource.group or resource.group in BUILT_IN:
+            return False
+        try:
+            await self._client.page(resource, limit=1)
+        except NotFound:
+            return True
+        except KubeError:
+            return False  # the reflector's own back-off deals with it
+        return False
 
     def _follow(self, kind: str, reflector: Reflector[Any]) -> None:
         def changed(change: Change[Any]) -> None:

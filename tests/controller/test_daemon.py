@@ -18,7 +18,7 @@ from foundation.daemon.running import Daemon
 from foundation.kube.client import KubeClient
 from foundation.kube.models.core import Pod
 from foundation.kube.reflector import Reflector
-from foundation.kube.resources import EVENTS, NODES, PODS
+from foundation.kube.resources import EVENTS, NETWORK_ATTACHMENT_DEFINITIONS, NODES, PODS
 from foundation.ovsdb import OvsdbSession
 from lab.apiserver.server import ApiServer
 from tests.controller.stage import Northbound
@@ -151,3 +151,29 @@ async def test_another_replica_takes_over(api: Path, client: KubeClient, northbo
             await until_annotated(client, "after", deadline=40)
             await nb.until("Logical_Switch_Port", lambda row: row["name"] == "default_after", deadline=30)
             assert len(changes) == 1  # nothing that was there has been touched
+
+
+async def test_a_cluster_need_not_have_every_resource_and_may_get_one_later(
+    tmp_path: Path, northbound: Northbound
+) -> None:
+    async with ApiServer() as server:
+        server.kubeconfig(tmp_path / "kubeconfig")
+        removed = [
+            kind for kind in server.kinds if kind.group.endswith((".cncf.io", "kubevirt.io")) or "policy." in kind.group
+        ]
+        for kind in removed:
+            server.kinds.remove(kind.group, kind.plural)
+        async with (
+            await KubeClient.connect(str(tmp_path / "kubeconfig")) as client,
+            controller(tmp_path / "kubeconfig", northbound),
+            watching(northbound) as nb,
+        ):
+            await client.create(NODES, node_object("n1", "10.1.0.0/24"))
+            await client.create(PODS, pod_object("web"))
+            await until_annotated(client, "web")
+            for kind in removed:
+                server.kinds.add(kind)
+            config = json.dumps({"type": "dpu-offload", "topology": "layer2"})
+            definition = {"metadata": {"name": "blue", "namespace": "default"}, "spec": {"config": config}}
+            await client.create(NETWORK_ATTACHMENT_DEFINITIONS, definition)
+            await nb.until("Logical_Switch", lambda row: row["name"] == "default.blue", deadline=40)
