@@ -31,6 +31,16 @@ def _service(name: str, ip: str, **spec: Any) -> Json:
     }
 
 
+def _balanced(policy: str) -> Json:
+    more = {
+        "externalTrafficPolicy": policy,
+        "healthCheckNodePort": 30999,
+        "loadBalancerSourceRanges": ["203.0.113.0/24"],
+    }
+    made = _service("u", "10.96.0.3", type="LoadBalancer", node_port=30081, **more)
+    return {**made, "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.8"}]}}}
+
+
 def _slice(name: str, service: str, *addresses: str) -> Json:
     return {
         "metadata": {"name": name, "namespace": "x", "labels": {"kubernetes.io/service-name": service}},
@@ -132,6 +142,8 @@ def lives() -> list[list[Step]]:
             ("service", "x/s", _service("s", "10.96.0.1", type="NodePort", node_port=30080)),
         ],
         [("service", "x/t", _service("t", "10.96.0.2", internalTrafficPolicy="Local"))],
+        life("service", "x/u", _balanced("Cluster"), _balanced("Local")),
+        [("endpointslice", "x/u1", _slice("u1", "u", "10.1.0.8", "10.1.0.9"))],
         [
             ("endpointslice", "x/s1", _slice("s1", "s", "10.1.0.5")),
             ("endpointslice", "x/s1", _slice("s1", "s", "10.1.0.6")),

@@ -1,4 +1,8 @@
-"""Addresses that a namespace has outside of the cluster."""
+"""Addresses that a namespace has outside of the cluster.
+
+Subjects: one gateway has each address, another takes over, bad annotations. That nodes are reached directly all the
+same is among the packets of `test_services`.
+"""
 
 from __future__ import annotations
 

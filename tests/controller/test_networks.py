@@ -1,4 +1,8 @@
-"""Secondary networks: definitions and pods' selections into switches, ports, addresses."""
+"""Secondary networks: definitions and pods' selections into switches, ports, addresses.
+
+Subjects: selections long and short, the same network twice; layer2, layer3, localnet with VLAN; excluded addresses;
+DHCP and router advertisement; other plugins' networks; claims over restarts; bandwidth; policies for one network.
+"""
 
 from __future__ import annotations
 

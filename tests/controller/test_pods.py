@@ -1,4 +1,9 @@
-"""Pods and nodes into rows, by what is then in a real northbound database."""
+"""Pods and nodes into rows, by what is then in a real northbound database.
+
+Subjects: port, addresses, port security, options, annotation; families; pods without a port; hosts with a DPU; static
+addresses, bad requests, conflict, exhaustion with their retries; finished pods that free only their own; the same name
+again; unknown nodes, nodes without subnets or with impossible ones; restart. What a start finds is in `test_start`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Services into load balancers: which backends by table, which way packets go by real OVN."""
+"""Services into load balancers: which backends by table, which way packets go by real OVN.
+
+Subjects: the choice of endpoints (none, several slices, twice the same, other port name, protocol, family; ready,
+terminating, serving, not ready but published; of one node), rows for cluster addresses, several ports, two families,
+node ports, outer addresses, both policies Local, affinity, services without load balancer, source ranges, health ports,
+nodes that go. Verdicts for every client and address are in `test_service_verdicts`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cni.controller.model.annotations import GATEWAY
+from cni.controller.model.annotations import GATEWAY, HEALTH_CHECKS
 from cni.controller.model.endpoints import Endpoint, Slice, choose
 from cni.controller.rows import Owner
 from tests.controller.stage import Northbound, Stage, node, pod
@@ -210,6 +216,55 @@ async def test_internal_policy_local(stage: Stage) -> None:
     }
     assert holders(stage, "TCP.inside.n1") == {"n1", "gateway_n1"}
     assert holders(stage, "TCP.inside-none") == {"n2", "gateway_n2"}
+
+
+async def test_source_ranges_and_health_ports(stage: Stage) -> None:
+    spec = {
+        "type": "LoadBalancer",
+        "ingress": ["198.51.100.8", "fd51::8"],
+        "externalIPs": ["198.51.100.7"],
+        "externalTrafficPolicy": "Local",
+        "healthCheckNodePort": 30999,
+        "loadBalancerSourceRanges": [" 203.0.113.7/24", "198.18.0.0/15"],
+    }
+    stage.put("service", service(**spec))
+    ready, leaving = ("10.1.1.9", "n1"), ("10.1.2.9", "n2")
+    slices = endpoint_slice(ready, leaving)
+    slices["endpoints"][1]["conditions"] = {"ready": False, "serving": True, "terminating": True}
+    stage.put("endpointslice", slices)
+    await stage.settle()
+    rules = {row["match"] for row in stage.rows("ACL")}
+    begin = "inport == @dpu_offload_outside && "
+    assert rules == {
+        f"{begin}ip4.dst == 198.51.100.8 && tcp.dst == 80 && ip4.src != {{203.0.113.0/24, 198.18.0.0/15}}",
+        f"{begin}ip6.dst == fd51::8 && tcp.dst == 80",  # no IPv6 client is in any range
+    }
+    (group,) = (row for row in stage.rows("Port_Group") if row["name"] == "dpu_offload_outside")
+    names = {row.uuid: row["name"] for row in stage.rows("Logical_Switch_Port")}
+    assert {names[each] for each in group["ports"]} == {"external_n1-localnet", "external_n2-localnet"}
+    found = balancers(stage)
+    assert found["TCP.health.n1"] == {"192.0.2.101:30999": "192.0.2.1:30999"}
+    assert holders(stage, "TCP.health.n2") == {"gateway_n2"}
+
+    def told(name: str) -> Any:
+        return json.loads(stage.node_annotations[name][HEALTH_CHECKS])
+
+    about = {"port": 30999, "service": {"namespace": "ns", "name": "svc"}}
+    assert told("n1") == [{**about, "localEndpoints": 1}]
+    assert told("n2") == [{**about, "localEndpoints": 0}], "a terminating endpoint is not ready"
+    slices["endpoints"][1]["conditions"] = {}
+    stage.put("endpointslice", slices)
+    await stage.settle()
+    assert told("n2") == [{**about, "localEndpoints": 1}]
+    for index in (1, 2):  # as the API server would send the nodes back
+        made = gateway_node(f"n{index}", f"10.1.{index}.0/24", f"192.0.2.{index}", f"192.0.2.10{index}")
+        made["metadata"]["annotations"] |= stage.node_annotations[f"n{index}"]
+        stage.put("node", made)
+    stage.put("service", service(type="LoadBalancer", ingress=["198.51.100.8"]))
+    await stage.settle()
+    assert (told("n1"), told("n2")) == ([], [])
+    assert not list(stage.rows("ACL"))
+    assert not [name for name in balancers(stage) if "health" in name]
 
 
 @pytest.mark.parametrize(
