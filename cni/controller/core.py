@@ -158,15 +158,25 @@ class Core:
         Addresses that ports have but annotations lack go back to their pods first.
         """
         self._recover_nodes()
+        self._recover_retired()
         for row in self.committer.actual.rows("Logical_Switch_Port").values():
             port = identify("Logical_Switch_Port", row)
             if port is not None and port.kind == "pod" and port.part == DEFAULT and row["addresses"]:
                 self.world.recover(port.key, row["options"].get("iface-id-ver", ""), next(iter(row["addresses"])))
             elif port is not None and port.kind == "vm" and row["addresses"]:
                 self.world.machines.recover(port.key, port.part, max(row["addresses"], key=len))
+        self.world.retired.look_at_all()
         self.engine.touch((CLUSTER,))
         self.engine.translate_all()
         self.committer.compare_all()
+
+    def _recover_retired(self) -> None:
+        for row in self.committer.actual.rows("Logical_Router_Port").values():
+            port = identify("Logical_Router_Port", row)
+            if port is not None and port.kind == "node" and port.part == ROUTER_PORT:
+                subnets = tuple(each.network for each in interfaces(sorted(row["networks"])))
+                if port.key not in self.world.nodes and all(map(self.world.subnets.is_free, subnets)):
+                    self.world.retired.adopt(port.key, subnets)
 
     def _recover_nodes(self) -> None:
         for row in self.committer.actual.rows("Logical_Router_Port").values():

@@ -125,7 +125,9 @@ class Machines:
     def _changed(self, key: str, known: _Known, machine: Machine | None) -> list[Owner]:
         touched = [vm_owner(key)]
         if machine is not None:
-            known.latest = machine
+            if machine is not known.vm or (known.instance is None and not known.pods):
+                # A running guest is as its instance says, whatever its author has in mind for the next one.
+                known.latest = machine
             self._claim(key, known, machine.written)
         elif not known.exists:
             home = known.home

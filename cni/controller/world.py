@@ -25,6 +25,7 @@ from cni.controller.model.selector import PodSelector
 from cni.controller.model.service import Service
 from cni.controller.networks import Networks
 from cni.controller.node_subnets import NodeSubnets
+from cni.controller.retired import Retired
 from cni.controller.rows import Owner
 from cni.controller.selection import Role, Selections
 from cni.controller.translate import match
@@ -66,8 +67,10 @@ class World:
         self.multi_policies: dict[str, tuple[Policy, ...] | Refused] = {}
         self.selections = Selections()
         self.networks = Networks(taken=plan.taken, on_change=on_change)
-        self.machines = Machines(self.pools, self.networks, on_change=on_change, on_left=self._left)
-        self.retired: set[str] = set()
+        self.machines = Machines(
+            self.pools, self.networks, on_change=on_change, on_left=lambda name: self.retired.look(name)
+        )
+        self.retired = Retired(self.machines, self._renew_pool)
         self.services: dict[str, Service | Refused] = {}
         self.service_nodes: dict[str, ServiceNode] = {}
         self.health = HealthChecks()
@@ -86,13 +89,10 @@ class World:
             self._dpus_of_host.get(old.host_node, set()).discard(name)
         if node is not None:
             self.nodes[name] = node
-            self.retired.discard(name)
             if node.host_node:
                 self._dpus_of_host.setdefault(node.host_node, set()).add(name)
         touched = {node_owner(name): None}
-        if node is None and self.machines.away(name):
-            self.retired.add(name)  # its switch has guests that run elsewhere
-        elif old is None or node is None or old.subnets != node.subnets:
+        if not self.retired.take(name, node) and (old is None or node is None or old.subnets != node.subnets):
             self._renew_pool(name, node)
             touched.update(dict.fromkeys(self._pods_on(name)))
             self._on_change(("node", name))
@@ -218,12 +218,6 @@ class World:
         self.networks.put_pod(key, wired)
         owners = (pod_owner(key), *self.machines.put_pod(key, old, pod))
         return {**self.selections.put_pod(key, wired), **dict.fromkeys(owners)}
-
-    def _left(self, name: str) -> None:
-        """A guest has ended or found another home: a node that is gone itself may not be needed any more."""
-        if name in self.retired and not self.machines.away(name):
-            self.retired.discard(name)
-            self._renew_pool(name, None)
 
     def _forget(self, pod: Pod) -> None:
         del self.pods[pod.key]

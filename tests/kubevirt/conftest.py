@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ async def stage(northbound: Northbound) -> AsyncIterator[Stage]:
         yield stage
 
 
-def nodes(families: str) -> list[dict[str, object]]:
+def nodes(families: str) -> list[dict[str, Any]]:
     texts = FAMILIES[families]
     modes = {
         "d3": {"dpu-offload.io/mode": "dpu", "dpu-offload.io/host-node": "n3"},

@@ -305,6 +305,45 @@ async def test_a_home_outlives_its_node_while_guests_run_elsewhere(stage: Stage)
     assert addresses(stage).split()[1].startswith("10.1.2.")
 
 
+async def test_a_new_controller_finds_the_home_of_a_guest_whose_node_is_gone(northbound: Northbound) -> None:
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *nodes("dual"))
+        stage.put("vm", vm("m"))
+        run(stage, "a", on="n1")
+        await stage.settle()
+        stop(stage, "a")
+        run(stage, "b", on="n2")
+        await stage.settle()
+        before, kept = addresses(stage), json.dumps(stage.machines["ns/m"])
+    for known in ({VM_NETWORKS: kept}, {}):
+        async with Stage(northbound.remote) as stage:
+            stage.put("node", *(each for each in nodes("dual") if each["metadata"]["name"] != "n1"))
+            stage.put("vm", vm("m", **known))
+            run(stage, "b", on="n2")
+            await stage.settle()
+            assert addresses(stage) == before
+            assert port(stage).uuid in stage.named("Logical_Switch")["n1"]["ports"]
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *(each for each in nodes("dual") if each["metadata"]["name"] != "n1"))
+        stage.put("vm", vm("m", **{VM_NETWORKS: kept}))
+        await stage.settle()
+        assert "n1" not in stage.named("Logical_Switch")
+
+
+async def test_an_edited_machine_changes_with_its_next_start(stage: Stage) -> None:
+    old, new = (spec(interface("default", mac=f"02:00:00:00:00:{last}")) for last in ("07", "08"))
+    stage.put("vm", vm("m", old))
+    run(stage, "a", on="n1", template=old)
+    await stage.settle()
+    stage.put("vm", vm("m", new))
+    await stage.settle()
+    assert addresses(stage).split()[0] == "02:00:00:00:00:07"
+    stop(stage, "a")
+    run(stage, "b", on="n1", template=new)
+    await stage.settle()
+    assert addresses(stage).split()[0] == "02:00:00:00:00:08"
+
+
 async def test_a_launcher_waits_for_its_instance(stage: Stage) -> None:
     stage.put("pod", launcher("m", "a", on="n1"))
     await stage.settle()
