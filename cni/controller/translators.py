@@ -155,7 +155,7 @@ class Translators:
         if namespace is None:
             return EMPTY
         state = namespace_rows.translate(namespace)
-        gateways = self._world.gateways()
+        gateways = self._world.ways_out()
         lost = [each for each in namespace.egress if gateway_for(ipaddress.ip_address(each), gateways) is None]
         if namespace.fault or lost:
             fault = namespace.fault or f"no gateway is in the network of egress address {', '.join(lost)}"
@@ -166,7 +166,7 @@ class Translators:
         """`runs_on`: not the pod's node for a machine away from home, which leaves where it is."""
         namespace = self._world.namespaces.get(pod.namespace)
         state = EMPTY
-        gateways = self._world.gateways()
+        gateways = self._world.ways_out()
         wanted = [ipaddress.ip_address(each) for each in namespace.egress] if namespace is not None else []
         if not wanted and runs_on != pod.node and runs_on in gateways:
             gateways = {runs_on: gateways[runs_on]}

@@ -99,7 +99,7 @@ class World:
         touched.update(dict.fromkeys(self._renew_service_node(name, node)))
         if node is None:
             touched.update(self.networks.drop_node(name))
-        if (old.gateway if old else None) != (node.gateway if node else None):
+        if old is None or node is None or (old.gateway, old.ready) != (node.gateway, node.ready):
             touched.update(self._egress_touched())
         touched.update(self._inside_touched())
         if old is None or node is None or old.labels != node.labels or old.addresses != node.addresses:
@@ -152,6 +152,11 @@ class World:
     def gateways(self) -> dict[str, Gateway]:
         """The nodes with a usable gateway."""
         return {name: each.gateway for name, each in self.nodes.items() if isinstance(each.gateway, Gateway)}
+
+    def ways_out(self) -> dict[str, Gateway]:
+        """The gateways that may have namespaces' addresses: of nodes that are ready, if there are any."""
+        found = self.gateways()
+        return {name: each for name, each in found.items() if self.nodes[name].ready} or found
 
     def _inside_touched(self) -> dict[Owner, None]:
         """Who depends on what is inside, if that may have changed."""

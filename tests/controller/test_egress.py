@@ -1,13 +1,14 @@
 """Addresses that a namespace has outside of the cluster.
 
-Subjects: one gateway has each address, another takes over, bad annotations. That nodes are reached directly all the
-same is among the packets of `test_services`.
+Subjects: one gateway has each address, another takes over when its node goes or is not ready, bad annotations. That
+nodes are reached directly all the same is among the packets of `test_services`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -27,12 +28,16 @@ def northbound() -> Iterator[Northbound]:
 @pytest.fixture
 async def stage(northbound: Northbound) -> AsyncIterator[Stage]:
     async with Stage(northbound.remote, ranges=["10.1.0.0/16"]) as stage:
-        for index in (1, 2):
-            made = node(f"n{index}", f"10.1.{index}.0/24", ip=f"192.0.2.{index}")
-            text = json.dumps({"ips": [f"192.0.2.10{index}/24"], "nextHops": ["192.0.2.254"]})
-            made["metadata"]["annotations"] = {GATEWAY: text}
-            stage.put("node", made)
+        stage.put("node", gateway_node("n1"), gateway_node("n2"))
         yield stage
+
+
+def gateway_node(name: str) -> dict[str, Any]:
+    index = name[1:]
+    made = node(name, f"10.1.{index}.0/24", ip=f"192.0.2.{index}")
+    text = json.dumps({"ips": [f"192.0.2.10{index}/24"], "nextHops": ["192.0.2.254"]})
+    made["metadata"]["annotations"] = {GATEWAY: text}
+    return made
 
 
 def rerouting(stage: Stage) -> list[Row]:
@@ -63,6 +68,36 @@ async def test_a_namespaces_own_addresses_outside(stage: Stage) -> None:
     stage.put("namespace", {"metadata": {"name": "ns"}})
     await stage.settle()
     assert not rerouting(stage)
+
+
+async def test_an_address_leaves_a_node_that_is_not_ready(stage: Stage) -> None:
+    annotations = {"dpu-offload.io/egress-ips": '["192.0.2.200"]'}
+    stage.put("namespace", {"metadata": {"name": "ns", "annotations": annotations}})
+    stage.put("pod", pod("a", on="n1"))
+
+    def holder() -> str:
+        (nat,) = (row for row in stage.rows("NAT") if row["external_ip"] == "192.0.2.200")
+        (name,) = (name for name, row in stage.named("Logical_Router").items() if nat.uuid in row["nat"])
+        return name.removeprefix("gateway_")
+
+    await stage.settle()
+    first = holder()
+    other = {"n1": "n2", "n2": "n1"}[first]
+    for status, wanted in (("Unknown", other), ("False", other), ("True", first)):
+        made = gateway_node(first)
+        made["status"]["conditions"] = [
+            {"type": "Ready", "status": status},
+            {"type": "DiskPressure", "status": "False"},
+        ]
+        stage.put("node", made)
+        await stage.settle()
+        assert holder() == wanted
+    for name in ("n1", "n2"):
+        made = gateway_node(name)
+        made["status"]["conditions"] = [{"type": "Ready", "status": "Unknown"}]
+        stage.put("node", made)
+    await stage.settle()
+    assert holder() == first, "better an address of a node that may be down than none"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ _SUBNETS = msgspec.json.Decoder(tuple[str, ...])
 class Node:
     """`subnets` are texts as given: the cluster's podCIDRs, else those of our own annotation.
 
-    `gateway`: None without the annotation, Refused when it cannot be used.
+    `gateway`: None without the annotation, Refused when it cannot be used. `ready`: nobody has said that it is not.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Node:
     subnets: tuple[str, ...]
     addresses: tuple[str, ...]
     gateway: Gateway | Refused | None = None
+    ready: bool = True
 
 
 def _gateway(text: str | None) -> Gateway | Refused | None:
@@ -73,4 +74,5 @@ def parse(node: core.Node) -> Node:
             if each.type == "InternalIP" and _is_address(each.address)
         ),
         gateway=_gateway(annotations.get(GATEWAY)),
+        ready=all(each.status == "True" for each in node.status.conditions or () if each.type == "Ready"),
     )
