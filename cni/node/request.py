@@ -5,7 +5,7 @@ CNI specification 1.1.0, sections 2 "Execution protocol" and 3 "Network configur
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -25,27 +25,31 @@ _CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 _MAC = re.compile(r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 _SCALABLE = re.compile(r"[a-z0-9_]+\.sf\.\d+")
 _PCI = re.compile(r"(?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+_Bits = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 DEFAULT_NETWORK = "default"
 
 
 class Bandwidth(msgspec.Struct, frozen=True, rename="camel"):
     """Capability "bandwidth": bits a second, and bits; 0 means no bound."""
 
-    ingress_rate: int = 0
-    ingress_burst: int = 0
-    egress_rate: int = 0
-    egress_burst: int = 0
+    ingress_rate: _Bits = 0
+    ingress_burst: _Bits = 0
+    egress_rate: _Bits = 0
+    egress_burst: _Bits = 0
 
     def __bool__(self) -> bool:
         return bool(self.ingress_rate or self.egress_rate)
 
 
 class RuntimeConfig(msgspec.Struct, frozen=True):
-    mac: str = ""
-    ips: tuple[str, ...] = ()
+    """A value that is null counts as absent, as with plugins in Go."""
+
+    mac: str | None = None
+    ips: tuple[str, ...] | None = None
     bandwidth: Bandwidth | None = None
-    device_id: str = msgspec.field(name="deviceID", default="")
-    device_info_file: str = msgspec.field(name="CNIDeviceInfoFile", default="")
+    device_id: str | None = msgspec.field(name="deviceID", default=None)
+    device_info_file: str | None = msgspec.field(name="CNIDeviceInfoFile", default=None)
 
 
 class ValidAttachment(msgspec.Struct, frozen=True):
@@ -53,16 +57,20 @@ class ValidAttachment(msgspec.Struct, frozen=True):
     ifname: str
 
 
-class NetworkConfig(msgspec.Struct, frozen=True):
+class Network(msgspec.Struct, frozen=True):
+    """What every verb needs. A configuration without a version is of the time before there were any."""
+
+    cni_version: str = msgspec.field(name="cniVersion", default="0.1.0")
+    name: str = ""
+
+
+class NetworkConfig(Network, frozen=True):
     """The fields we use; others are the runtime's and are ignored, as the specification asks."""
 
-    cni_version: str = msgspec.field(name="cniVersion", default="0.3.1")
-    name: str = ""
-    type: str = ""
-    device_id: str = msgspec.field(name="deviceID", default="")
-    runtime: RuntimeConfig = msgspec.field(name="runtimeConfig", default=RuntimeConfig())
+    device_id: str | None = msgspec.field(name="deviceID", default=None)
+    runtime: RuntimeConfig | None = msgspec.field(name="runtimeConfig", default=None)
     previous: dict[str, Any] | None = msgspec.field(name="prevResult", default=None)
-    nad: str = msgspec.field(name="netAttachDefName", default="")
+    nad: str | None = msgspec.field(name="netAttachDefName", default=None)
     # libcni writes an empty list as null; a missing key is something else.
     valid: tuple[ValidAttachment, ...] | msgspec.UnsetType | None = msgspec.field(
         name="cni.dev/valid-attachments", default=msgspec.UNSET
@@ -96,11 +104,15 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float = 110.0
 
 
+# Too deep a nesting, too, is nothing that a configuration can be.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
 def version_of(config: bytes) -> str:
     """The version in which to answer, also for a configuration that cannot be used; the newest when it has none."""
     try:
         found = msgspec.json.decode(config, type=dict[str, Any]).get("cniVersion", "")
-    except msgspec.MsgspecError:
+    except _UNREADABLE:
         return NEWEST
     return found if found in VERSIONS else NEWEST
 
@@ -118,7 +130,8 @@ def parse(variables: Mapping[str, str], config: bytes) -> Call:
         raise BadEnvironment(f"CNI_CONTAINERID {container_id!r} has characters which the specification does not allow")
     if ifname:
         _check_ifname(ifname)
-    conf = decode(config)
+    # What ADD refused must not keep DEL from succeeding.
+    conf = decode(config, kind=NetworkConfig) if verb != "DEL" else _least(decode(config, kind=Network))
     if conf.cni_version not in VERSIONS:
         raise IncompatibleVersion(
             f"cniVersion {conf.cni_version!r} is not supported; set one of {', '.join(VERSIONS)} in the configuration"
@@ -126,8 +139,12 @@ def parse(variables: Mapping[str, str], config: bytes) -> Call:
     since = _SINCE.get(verb)
     if since is not None and VERSIONS.index(conf.cni_version) < VERSIONS.index(since):
         raise IncompatibleVersion(f"{verb} exists since CNI {since}, but the configuration says {conf.cni_version}")
-    if verb in _REQUIRED and not conf.name:
-        raise BadConfiguration("the configuration has no name; every network configuration needs one")
+    if verb in (*_REQUIRED, "GC") and not _NAME.fullmatch(conf.name):
+        raise BadConfiguration(
+            f"the configuration's name is {conf.name!r}; every network configuration needs one, of letters, digits, "
+            "dots, dashes and underscores"
+        )
+    runtime = conf.runtime or RuntimeConfig()
     arguments = _arguments(variables.get("CNI_ARGS", ""))
     call = Call(
         verb=verb,
@@ -138,15 +155,14 @@ def parse(variables: Mapping[str, str], config: bytes) -> Call:
         pod_namespace=arguments.get("K8S_POD_NAMESPACE", ""),
         pod_name=arguments.get("K8S_POD_NAME", ""),
         pod_uid=arguments.get("K8S_POD_UID", ""),
-        # Only ADD looks at it: what ADD refused must not keep DEL from succeeding.
         device_id=_device(conf) if verb == "ADD" else "",
         network=conf.nad or DEFAULT_NETWORK,
         network_name=conf.name,
-        mac=_mac(conf.runtime.mac or arguments.get("MAC", "")) if verb == "ADD" else "",
-        ips=conf.runtime.ips,
-        bandwidth=conf.runtime.bandwidth or Bandwidth(),
-        device_info_file=conf.runtime.device_info_file,
-        previous=conf.previous,
+        mac=_mac(runtime.mac or arguments.get("MAC", "")) if verb == "ADD" else "",
+        ips=runtime.ips or (),
+        bandwidth=runtime.bandwidth or Bandwidth(),
+        device_info_file=runtime.device_info_file or "",
+        previous=_previous(conf.previous) if verb in ("ADD", "CHECK") else None,
         valid=_valid(conf),
         deadline=_deadline(variables.get("DEADLINE_MS", "")),
     )
@@ -154,19 +170,26 @@ def parse(variables: Mapping[str, str], config: bytes) -> Call:
         raise BadEnvironment(
             "CNI_ARGS has no K8S_POD_NAMESPACE and K8S_POD_NAME; this plugin serves Kubernetes pods only"
         )
-    if verb == "CHECK" and conf.previous is None:
+    if verb == "CHECK" and call.previous is None:
         raise BadConfiguration("CHECK needs prevResult in the configuration; the runtime keeps it from ADD")
     return call
 
 
-def decode(config: bytes) -> NetworkConfig:
+N = TypeVar("N", bound=Network)
+
+
+def decode(config: bytes, *, kind: type[N]) -> N:
     """Raises NotJson, BadConfiguration."""
     try:
-        return msgspec.json.decode(config, type=NetworkConfig)
+        return msgspec.json.decode(config, type=kind)
     except msgspec.ValidationError as error:
         raise BadConfiguration(f"the network configuration is malformed: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise NotJson(f"the network configuration on standard input is not JSON: {error}") from None
+
+
+def _least(conf: Network) -> NetworkConfig:
+    return NetworkConfig(cni_version=conf.cni_version, name=conf.name)
 
 
 def _valid(conf: NetworkConfig) -> tuple[ValidAttachment, ...] | None:
@@ -175,11 +198,10 @@ def _valid(conf: NetworkConfig) -> tuple[ValidAttachment, ...] | None:
 
 
 def _device(conf: NetworkConfig) -> str:
-    given = {value for value in (conf.device_id, conf.runtime.device_id) if value}
+    at_runtime = conf.runtime.device_id if conf.runtime is not None else None
+    given = {value for value in (conf.device_id, at_runtime) if value}
     if len(given) > 1:
-        raise BadConfiguration(
-            f"deviceID is {conf.device_id} in the configuration but {conf.runtime.device_id} in runtimeConfig"
-        )
+        raise BadConfiguration(f"deviceID is {conf.device_id} in the configuration but {at_runtime} in runtimeConfig")
     device = next(iter(given), "")
     if device and not is_device(device):
         raise BadConfiguration(f"deviceID {device!r} is neither a PCI address nor a scalable function's name")
@@ -189,6 +211,17 @@ def _device(conf: NetworkConfig) -> str:
 def is_device(text: str) -> bool:
     """Whether it has the form of a deviceID: a PCI address, or a scalable function's name."""
     return bool(_PCI.fullmatch(text) or _SCALABLE.fullmatch(text))
+
+
+def _previous(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the plugin before us, or ADD, has answered, with lists of objects where the specification has them."""
+    for key in ("interfaces", "ips", "routes"):
+        entries = (found or {}).get(key) or []
+        if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
+            raise BadConfiguration(f"prevResult's {key} are no list of objects; it must be the result of an ADD")
+    if not isinstance((found or {}).get("dns") or {}, dict):
+        raise BadConfiguration("prevResult's dns is no object; it must be the result of an ADD")
+    return found
 
 
 def _mac(text: str) -> str:

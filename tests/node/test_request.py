@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.node.errors import CODES, CniNodeError, NotJson, code_of
-from cni.node.request import Call, parse, version_of
+from cni.node.request import Bandwidth, Call, parse, version_of
 
 VARIABLES = {
     "CNI_COMMAND": "ADD",
@@ -73,7 +73,15 @@ def test_a_whole_call() -> None:
         ({"CNI_COMMAND": "CHECK"}, CONF | {"cniVersion": "0.3.1"}, 1, "since CNI 0.4.0"),
         ({"CNI_COMMAND": "GC"}, CONF | {"cniVersion": "1.0.0"}, 1, "since CNI 1.1.0"),
         ({"CNI_COMMAND": "STATUS"}, CONF | {"cniVersion": "1.0.0"}, 1, "since CNI 1.1.0"),
-        ({}, {"cniVersion": "1.1.0"}, 7, "no name"),
+        ({}, {"cniVersion": "1.1.0"}, 7, "name is ''"),
+        ({}, CONF | {"name": "../lan"}, 7, "letters, digits"),
+        ({"CNI_COMMAND": "GC"}, {"cniVersion": "1.1.0"}, 7, "name is ''"),
+        ({}, {"name": "lan"}, 1, "'0.1.0' is not supported"),
+        ({}, CONF | {"runtimeConfig": {"bandwidth": {"ingressRate": -1}}}, 7, "malformed"),
+        ({}, CONF | {"runtimeConfig": {"bandwidth": {"egressBurst": 1 << 70}}}, 7, "malformed"),
+        ({}, CONF | {"prevResult": {"ips": 5}}, 7, "prevResult's ips are no list"),
+        ({}, CONF | {"prevResult": {"interfaces": ["eth0"]}}, 7, "prevResult's interfaces are no list"),
+        ({"CNI_COMMAND": "CHECK"}, CONF | {"prevResult": {"dns": [1]}}, 7, "prevResult's dns is no object"),
         ({}, CONF | {"deviceID": 5}, 7, "malformed"),
         ({}, CONF | {"deviceID": "eth7"}, 7, "neither a PCI address"),
         ({}, CONF | {"deviceID": "0000:03:00.2", "runtimeConfig": {"deviceID": "0000:03:00.3"}}, 7, "in runtimeConfig"),
@@ -90,7 +98,11 @@ def test_each_fault_has_its_code(
     assert code_of(caught.value) == code
 
 
-@pytest.mark.parametrize("config", [b"", b"not json", b"{", b'{"cniVersion": "1.1.0"', b"\xff\xfe"])
+DEEP = b'{"cniVersion":"1.1.0","name":"lan","a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+BROKEN = [b"", b"not json", b"{", b'{"cniVersion": "1.1.0"', b"\xff\xfe", b'{"cniVersion":"1.1.0","name":"\xff"}', DEEP]
+
+
+@pytest.mark.parametrize("config", BROKEN)
 def test_what_is_not_json_says_so(config: bytes) -> None:
     with pytest.raises(NotJson, match="is not JSON"):
         parse(VARIABLES, config)
@@ -107,6 +119,15 @@ def test_any_bytes_are_refused_in_order(config: bytes) -> None:
 def test_del_asks_for_little() -> None:
     call = parsed(CNI_COMMAND="DEL", CNI_NETNS="", CNI_ARGS="")
     assert (call.netns, call.pod_name) == ("", "")
+    odd = CONF | {"deviceID": 5, "runtimeConfig": {"bandwidth": {"ingressRate": -1}}, "prevResult": "x"}
+    assert parsed(odd, CNI_COMMAND="DEL").container_id
+
+
+def test_null_counts_as_absent() -> None:
+    nothing = {"mac": None, "ips": None, "bandwidth": None, "deviceID": None, "CNIDeviceInfoFile": None}
+    call = parsed(CONF | {"deviceID": None, "runtimeConfig": nothing, "prevResult": None})
+    assert (call.device_id, call.mac, call.ips, call.device_info_file, call.bandwidth) == ("", "", (), "", Bandwidth())
+    assert parsed(CONF | {"runtimeConfig": None}) == parsed(CONF)
 
 
 def test_gc_takes_both_spellings() -> None:
