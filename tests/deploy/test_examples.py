@@ -236,6 +236,8 @@ async def test_every_example_is_tried_here() -> None:
 IN_OTHER_MOMENTS = {
     ("csi-node-dpu", "create", "", "events"): ("csi/node_dpu/app.py", "EventRecorder("),
     ("csi-node-dpu", "patch", "", "events"): ("foundation/kube/events.py", "patch(EVENTS"),
+    ("csi-node-dpu", "list", "", "pods"): ("csi/node_dpu/health.py", "PODS"),
+    ("cni-node", "patch", "", "nodes"): ("cni/node/app.py", "OFFLOAD_ANNOTATION"),
     ("csi-node-dpu", "get", "", "secrets"): ("csi/node_dpu/volumes.py", "get(SECRETS"),
     ("csi-controller", "get", "", "secrets"): ("csi/controller/converge.py", "get(SECRETS"),
     ("cni-controller", "patch", "", "events"): ("foundation/kube/events.py", "patch(EVENTS"),
