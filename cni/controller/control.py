@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from typing import Any
@@ -94,6 +95,9 @@ class Control:
                 group.create_task(self.machines.queue.run(), name="machine annotator")
                 await self.core.idle()
                 self.ready.set()
+                # What is here stays. The collector need not walk through all of it again and again: that would halt
+                # everything for tens of milliseconds.
+                gc.freeze()
                 _log.info(
                     "in charge: %s taken in and compared in %.2f s, %d rows written",
                     self.core.world.snapshot(),
