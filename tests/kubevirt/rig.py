@@ -45,7 +45,7 @@ class Rig:
         self._write_controller()
         self.start_controller()
         await asyncio.gather(*(self.stage.start(node) for node in MODES))
-        await self.stage.settled()
+        await self.stage.settled(seconds=90)
         await self.controller_ready()
 
     async def down(self) -> None:
