@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import mmap
 import os
 import secrets
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from lab.suite import SPDK_DPU, Suite
 
 VOLUME_SECONDS = 30.0
 RESTORE_SECONDS = 30.0
+_CHUNK = 1 << 20
 NO_GUEST = "a real spdk_tgt opens a real vfio-user socket, and there is no guest here to take the disk"
 
 
@@ -217,12 +217,19 @@ def read_marker(directory: Path, marker: bytes) -> None:
 
 
 def find_bytes(directory: Path, marker: bytes) -> str:
-    """The file below ``directory`` that holds the marker, with the offset. Raises WrongBytes when none does."""
-    for file in sorted(path for path in directory.rglob("*") if path.is_file() and path.stat().st_size):
-        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    """The file below ``directory`` that holds the marker, with the offset. Raises WrongBytes when none does.
+
+    By reads, not by a mapping: a file that its daemon cuts short meanwhile would end this process.
+    """
+    for file in sorted(path for path in directory.rglob("*") if path.is_file()):
+        with file.open("rb") as opened:
             for start, end in data_extents(opened.fileno()):
-                if (offset := content.find(marker, start, end)) >= 0:
-                    return f"{file.name} at {offset:#x}"
+                before = b""
+                for at in range(start, end, _CHUNK):
+                    content = before + os.pread(opened.fileno(), min(_CHUNK, end - at), at)
+                    if (offset := content.find(marker)) >= 0:
+                        return f"{file.name} at {at - len(before) + offset:#x}"
+                    before = content[-len(marker) :]
     raise WrongBytes(f"no file below {directory} holds the bytes that were written on the mounted disk")
 
 
