@@ -50,17 +50,17 @@ class QmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which card, and what it cannot be asked for."""
 
-    kind: Literal["spdk_vfiouser", "snap4", "snap3", "intel_npi", "marvell"] = "spdk_vfiouser"
+    kind: Literal["spdk_vfiouser", "snap4", "snap3", "intel_npi", "marvell", "qemu"] = "spdk_vfiouser"
     directory: str = "/run/dpu-offload/vfiouser"
     """Of the vfio-user sockets (spdk_vfiouser)."""
     settle_seconds: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.3
     """What a connected host gets to drop removed disks before its controller goes (spdk_vfiouser without qmp)."""
     functions: list[PhysicalFunction] = []
-    """PCI functions of a card that cannot be asked for them (spdk_vfiouser, intel_npi, marvell)."""
+    """PCI functions of a card that cannot be asked for them (spdk_vfiouser, intel_npi, marvell, qemu)."""
     hotplug_functions: Annotated[int, msgspec.Meta(ge=0, le=31)] = 0
     """Hot-plug functions to be made (snap4)."""
     qmp: QmpConfig | None = None
-    """Hot-plugs controllers into a guest (spdk_vfiouser)."""
+    """Hot-plugs controllers into a guest (spdk_vfiouser, qemu)."""
     emulation_manager: str = "mlx5_0"
     """Of snap3."""
 

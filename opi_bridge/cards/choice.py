@@ -8,11 +8,12 @@ from opi_bridge.cards.card import Card
 from opi_bridge.cards.intel_npi import IntelNpiCard
 from opi_bridge.cards.marvell import MarvellCard
 from opi_bridge.cards.model import Function, Slot
+from opi_bridge.cards.qemu import QemuCard
 from opi_bridge.cards.qmp import Plug, Qmp, VfioUserPlug
 from opi_bridge.cards.snap3 import Snap3Card
 from opi_bridge.cards.snap4 import Snap4Card
 from opi_bridge.cards.spdk_vfiouser import SpdkVfioUserCard
-from opi_bridge.config import CardConfig, PhysicalFunction
+from opi_bridge.config import CardConfig, PhysicalFunction, QmpConfig
 from opi_bridge.ledger import Ledger
 from opi_bridge.session import Session
 
@@ -45,6 +46,8 @@ def make_card(config: CardConfig, session: Session, ledger: Ledger) -> Card:
         return IntelNpiCard(session, functions)
     if config.kind == "marvell":
         return MarvellCard(session, functions)
+    if config.kind == "qemu":
+        return _qemu(config, session, ledger, functions)
     if config.kind == "snap4":
         return Snap4Card(session, hotplug=config.hotplug_functions)
     return Snap3Card(session, ledger, manager=config.emulation_manager)
@@ -53,9 +56,20 @@ def make_card(config: CardConfig, session: Session, ledger: Ledger) -> Card:
 def _plug(config: CardConfig, functions: Sequence[Function]) -> Plug | None:
     if config.qmp is None:
         return None
+    return VfioUserPlug(Qmp(Path(config.qmp.socket)), _buses(config.qmp, functions), wait=config.qmp.wait_seconds)
+
+
+def _qemu(config: CardConfig, session: Session, ledger: Ledger, functions: Sequence[Function]) -> QemuCard:
+    if config.qmp is None:
+        raise ConfigurationError("card qemu needs card.qmp: the guest's monitor, and the root port of each function")
+    buses = _buses(config.qmp, functions)
+    ports = {function.slot: (function, buses[function.slot]) for function in functions if function.slot in buses}
+    return QemuCard(session, ledger, Qmp(Path(config.qmp.socket)), ports, wait=config.qmp.wait_seconds)
+
+
+def _buses(config: QmpConfig, functions: Sequence[Function]) -> dict[Slot, str]:
     slots = {f"pf{f.slot.pf}vf{f.slot.vf}": f.slot for f in functions}
-    unknown = sorted(set(config.qmp.buses) - set(slots))
+    unknown = sorted(set(config.buses) - set(slots))
     if unknown:
         raise ConfigurationError(f"card.qmp.buses names {unknown[0]}, which card.functions does not list")
-    buses = {slots[word]: bus for word, bus in config.qmp.buses.items()}
-    return VfioUserPlug(Qmp(Path(config.qmp.socket)), buses, wait=config.qmp.wait_seconds)
+    return {slots[word]: bus for word, bus in config.buses.items()}

@@ -1,31 +1,32 @@
 """Marvell OCTEON: subsystems, namespace instances and controllers by RPCs of its own; errors come as a `status`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from foundation.spdk.errors import SpdkError
+from opi_bridge.cards.listing_card import ListingCard
 from opi_bridge.cards.model import (
     Capabilities,
     CardState,
     Controller,
-    Endpoint,
     Function,
     Limits,
     Namespace,
-    Qos,
     Slot,
     Subsystem,
 )
-from opi_bridge.errors import AlreadyExists, CardRefused, FailedPrecondition, NotFound, OutOfRange, Unimplemented
+from opi_bridge.errors import CardRefused, FailedPrecondition
 from opi_bridge.session import Session
 
 _PREFIX: Final = "mrvl_nvm_"
 
 
-class MarvellCard:
+class MarvellCard(ListingCard):
     """Functions are fixed by configuration; a port is Marvell's PCIe domain."""
 
     def __init__(self, session: Session, functions: Sequence[Function]) -> None:
+        super().__init__()
         self._session = session
         self._functions = {function.slot: function for function in functions}
 
@@ -49,15 +50,6 @@ class MarvellCard:
     async def _do(self, method: str, params: Mapping[str, Any]) -> Any:
         self._session.require()
         return await self._raw(method, params)
-
-    def check_endpoint(self, endpoint: Endpoint) -> None:
-        if not isinstance(endpoint, Slot):
-            raise Unimplemented("this card shows volumes on its PCI functions only")
-        if endpoint not in self._functions:
-            raise OutOfRange(f"the card has no function {endpoint}; it has {len(self._functions)} functions")
-
-    async def functions(self) -> tuple[Function, ...]:
-        return (await self.state()).functions
 
     async def state(self) -> CardState:
         self._session.require()
@@ -106,57 +98,30 @@ class MarvellCard:
         listed = (await self._raw("get_subsys_list")).get("subsys_list", ())
         return await self._subsystem(nqn) if any(one["subnqn"] == nqn for one in listed) else None
 
-    async def create_subsystem(self, subsystem: Subsystem, *, psk: str = "") -> None:
-        if subsystem.hosts or psk:
-            raise Unimplemented("a PCI function has no host NQN: leave hostnqn empty")
-        if await self.subsystem(subsystem.nqn) is not None:
-            raise AlreadyExists(f"a subsystem with NQN {subsystem.nqn} exists already")
+    async def make_subsystem(self, subsystem: Subsystem) -> None:
         params: dict[str, Any] = {"subnqn": subsystem.nqn, "mn": subsystem.model, "sn": subsystem.serial}
         if subsystem.max_namespaces:
             params["max_namespaces"] = subsystem.max_namespaces
         await self._do("create_subsystem", params)
 
-    async def delete_subsystem(self, nqn: str) -> bool:
-        if await self.subsystem(nqn) is None:
-            return False
+    async def remove_subsystem(self, nqn: str) -> None:
         await self._do("delete_subsystem", {"subnqn": nqn})
-        return True
 
-    async def create_namespace(self, nqn: str, namespace: Namespace) -> Namespace:
-        subsystem = await self.subsystem(nqn)
-        if subsystem is None:
-            raise NotFound(f"there is no subsystem {nqn}")
-        if subsystem.namespace(namespace.nsid) is not None:
-            raise AlreadyExists(f"subsystem {nqn} has a namespace with NSID {namespace.nsid} already")
-        params: dict[str, Any] = {"subnqn": nqn, "bdev": namespace.bdev, "share_enable": 0}
-        identity = {"uuid": namespace.uuid, "nguid": namespace.nguid, "eui64": namespace.eui64}
-        params |= {key: value for key, value in identity.items() if value}
+    async def make_namespace(self, nqn: str, namespace: Namespace) -> Namespace:
+        params = {"subnqn": nqn, "bdev": namespace.bdev, "share_enable": 0, **namespace.identity}
         instance = (await self._do("subsys_alloc_ns", params))["ns_instance_id"]
-        made = Namespace(
-            instance, namespace.bdev, namespace.uuid, namespace.nguid, namespace.eui64, handle=str(instance)
-        )
+        made = replace(namespace, nsid=instance, handle=str(instance))
         if namespace.nsid and instance != namespace.nsid:
-            await self.delete_namespace(nqn, made)
+            await self.remove_namespace(nqn, made)
             raise FailedPrecondition(
                 f"the card numbers the namespaces of {nqn} itself: the next one is {instance}, not {namespace.nsid}"
             )
         return made
 
-    async def delete_namespace(self, nqn: str, namespace: Namespace) -> bool:
-        subsystem = await self.subsystem(nqn)
-        if subsystem is None or subsystem.namespace(namespace.nsid) is None:
-            return False
+    async def remove_namespace(self, nqn: str, namespace: Namespace) -> None:
         await self._do("subsys_unalloc_ns", {"subnqn": nqn, "ns_instance_id": namespace.nsid})
-        return True
 
-    async def create_controller(self, nqn: str, endpoint: Endpoint, limits: Limits) -> Controller:
-        self.check_endpoint(endpoint)
-        state = await self.state()
-        if all(one.nqn != nqn for one in state.subsystems):
-            raise NotFound(f"there is no subsystem {nqn}")
-        function = next(f for f in state.functions if f.slot == endpoint)
-        if function.nqn:
-            raise AlreadyExists(f"function {endpoint} carries a controller of subsystem {function.nqn} already")
+    async def make_controller(self, nqn: str, function: Function, limits: Limits) -> Controller:
         slot = function.slot
         params: dict[str, Any] = {"subnqn": nqn, "pcie_domain_id": slot.port, "pf_id": slot.pf, "vf_id": slot.vf}
         if limits.controller_id is not None:
@@ -164,37 +129,17 @@ class MarvellCard:
         if limits.queues:
             params |= {"max_nsq": limits.queues, "max_ncq": limits.queues}
         made = (await self._do("subsys_create_ctrlr", params))["ctrlr_id"]
-        return Controller(nqn, endpoint, handle=str(made), controller_id=made)
+        return Controller(nqn, slot, handle=str(made), controller_id=made)
+
+    async def remove_controller(self, controller: Controller) -> None:
+        params = {"subnqn": controller.nqn, "ctrlr_id": int(controller.handle), "force": 1}
+        await self._do("subsys_remove_ctrlr", params)
 
     async def attach_namespace(self, controller: Controller, namespace: Namespace) -> None:
         await self._do("ctrlr_attach_ns", _both(controller, namespace))
 
     async def detach_namespace(self, controller: Controller, namespace: Namespace) -> None:
         await self._do("ctrlr_detach_ns", _both(controller, namespace))
-
-    async def expose(self, controller: Controller) -> None:
-        """The host sees a controller as soon as it is there."""
-
-    async def hide(self, controller: Controller) -> None:
-        """Its namespaces are off by now; nothing else can be taken away before the controller itself."""
-
-    async def delete_controller(self, controller: Controller) -> bool:
-        subsystem = await self.subsystem(controller.nqn)
-        if subsystem is None or subsystem.controller(controller.endpoint) is None:
-            return False
-        params = {"subnqn": controller.nqn, "ctrlr_id": int(controller.handle), "force": 1}
-        await self._do("subsys_remove_ctrlr", params)
-        return True
-
-    async def abandon(self, endpoint: Endpoint) -> None:
-        """The card's firmware takes the functions of a dead process from the host."""
-
-    async def limit_controller(self, controller: Controller, least: Qos, most: Qos) -> None:
-        if least != Qos() or most != Qos():
-            raise Unimplemented("this card limits volumes, not controllers: use a QosVolume")
-
-    async def resized(self, nqn: str, namespace: Namespace) -> None:
-        """The card tells the host by itself."""
 
 
 def _both(controller: Controller, namespace: Namespace) -> dict[str, Any]:

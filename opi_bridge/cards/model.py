@@ -69,6 +69,12 @@ class Namespace:
     eui64: str = ""
     handle: str = ""
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What is given of uuid, nguid and eui64, by these names."""
+        known = {"uuid": self.uuid, "nguid": self.nguid, "eui64": self.eui64}
+        return {key: value for key, value in known.items() if value}
+
 
 @dataclass(frozen=True)
 class Limits:

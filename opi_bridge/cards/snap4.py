@@ -9,19 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from foundation.spdk.errors import SpdkError
+from opi_bridge.cards.listing_card import ListingCard
 from opi_bridge.cards.model import (
     Capabilities,
     CardState,
     Controller,
-    Endpoint,
     Function,
     Limits,
     Namespace,
-    Qos,
     Slot,
     Subsystem,
 )
-from opi_bridge.errors import AlreadyExists, CardRefused, NotFound, OutOfRange, Unimplemented
+from opi_bridge.errors import CardRefused
 from opi_bridge.session import Session
 
 # SNAP's word for a function that the host has not enumerated yet.
@@ -30,11 +29,11 @@ _HOTPLUG_SECONDS: Final = 30.0
 _SUSPEND_MS: Final = 5000
 
 
-class Snap4Card:
+class Snap4Card(ListingCard):
     def __init__(self, session: Session, *, hotplug: int) -> None:
+        super().__init__()
         self._session = session
         self._hotplug = hotplug
-        self._functions: dict[Slot, Function] = {}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -85,12 +84,6 @@ class Snap4Card:
         await self._list_functions()
         return tuple(self._functions.values())
 
-    def check_endpoint(self, endpoint: Endpoint) -> None:
-        if not isinstance(endpoint, Slot):
-            raise Unimplemented("this card shows volumes on its PCI functions only")
-        if endpoint not in self._functions:
-            raise OutOfRange(f"the card has no function {endpoint}; it has {len(self._functions)} functions")
-
     async def state(self) -> CardState:
         self._session.require()
         subsystems, namespaces, controllers, _ = await asyncio.gather(
@@ -125,55 +118,29 @@ class Snap4Card:
             slot = Slot(0, raw.get("pf_id", 0), raw["vf_id"] + 1 if "vf_id" in raw else 0)
         return Controller(raw["nqn"], slot, handle=raw["ctrl_id"], active=not raw.get("suspended", False))
 
-    async def subsystem(self, nqn: str) -> Subsystem | None:
-        return next((one for one in (await self.state()).subsystems if one.nqn == nqn), None)
-
     async def _do(self, method: str, params: Mapping[str, Any], *, seconds: float = 0.0) -> Any:
         try:
             return await self._session.call(method, params, deadline=seconds)
         except SpdkError as error:
             raise CardRefused(f"SNAP refuses {method}: {error.message}") from error
 
-    async def create_subsystem(self, subsystem: Subsystem, *, psk: str = "") -> None:
-        if subsystem.hosts or psk:
-            raise Unimplemented("a PCI function has no host NQN: leave hostnqn empty")
-        if await self.subsystem(subsystem.nqn) is not None:
-            raise AlreadyExists(f"a subsystem with NQN {subsystem.nqn} exists already")
+    async def make_subsystem(self, subsystem: Subsystem) -> None:
         more = {"sn": subsystem.serial, "mn": subsystem.model, "mnan": subsystem.max_namespaces}
         params = {"nqn": subsystem.nqn, **{key: value for key, value in more.items() if value}}
         await self._do("nvme_subsystem_create", params)
 
-    async def delete_subsystem(self, nqn: str) -> bool:
-        if await self.subsystem(nqn) is None:
-            return False
+    async def remove_subsystem(self, nqn: str) -> None:
         await self._do("nvme_subsystem_destroy", {"nqn": nqn})
-        return True
 
-    async def create_namespace(self, nqn: str, namespace: Namespace) -> Namespace:
-        subsystem = await self.subsystem(nqn)
-        if subsystem is None:
-            raise NotFound(f"there is no subsystem {nqn}")
-        if subsystem.namespace(namespace.nsid) is not None:
-            raise AlreadyExists(f"subsystem {nqn} has a namespace with NSID {namespace.nsid} already")
+    async def make_namespace(self, nqn: str, namespace: Namespace) -> Namespace:
         params = {"bdev_name": namespace.bdev, "nqn": nqn, "nsid": namespace.nsid}
         await self._do("nvme_namespace_create", {**params, **({"uuid": namespace.uuid} if namespace.uuid else {})})
         return Namespace(namespace.nsid, namespace.bdev, namespace.uuid, handle=str(namespace.nsid))
 
-    async def delete_namespace(self, nqn: str, namespace: Namespace) -> bool:
-        subsystem = await self.subsystem(nqn)
-        if subsystem is None or subsystem.namespace(namespace.nsid) is None:
-            return False
+    async def remove_namespace(self, nqn: str, namespace: Namespace) -> None:
         await self._do("nvme_namespace_destroy", {"nqn": nqn, "nsid": namespace.nsid})
-        return True
 
-    async def create_controller(self, nqn: str, endpoint: Endpoint, limits: Limits) -> Controller:
-        self.check_endpoint(endpoint)
-        state = await self.state()
-        if all(one.nqn != nqn for one in state.subsystems):
-            raise NotFound(f"there is no subsystem {nqn}")
-        function = next(f for f in state.functions if f.slot == endpoint)
-        if function.nqn:
-            raise AlreadyExists(f"function {endpoint} carries a controller of subsystem {function.nqn} already")
+    async def make_controller(self, nqn: str, function: Function, limits: Limits) -> Controller:
         params: dict[str, Any] = {"nqn": nqn, "suspended": True}
         if function.vuid:
             params["vuid"] = function.vuid
@@ -184,7 +151,10 @@ class Snap4Card:
         if limits.queues:
             params["num_queues"] = limits.queues
         answer = await self._do("nvme_controller_create", params)
-        return Controller(nqn, endpoint, handle=answer["ctrl_id"], active=False)
+        return Controller(nqn, function.slot, handle=answer["ctrl_id"], active=False)
+
+    async def remove_controller(self, controller: Controller) -> None:
+        await self._do("nvme_controller_destroy", {"ctrl_id": controller.handle})
 
     async def attach_namespace(self, controller: Controller, namespace: Namespace) -> None:
         await self._do("nvme_controller_attach_ns", {"ctrl_id": controller.handle, "nsid": namespace.nsid})
@@ -208,20 +178,3 @@ class Snap4Card:
     def _plugged(self, controller: Controller) -> bool:
         function = self._functions.get(controller.endpoint) if isinstance(controller.endpoint, Slot) else None
         return function is not None and function.hotplug
-
-    async def delete_controller(self, controller: Controller) -> bool:
-        there = {one["ctrl_id"] for one in await self._session.call("nvme_controller_list")}
-        if controller.handle not in there:
-            return False
-        await self._do("nvme_controller_destroy", {"ctrl_id": controller.handle})
-        return True
-
-    async def abandon(self, endpoint: Endpoint) -> None:
-        """The card's firmware takes the functions of a dead process from the host."""
-
-    async def limit_controller(self, controller: Controller, least: Qos, most: Qos) -> None:
-        if least != Qos() or most != Qos():
-            raise Unimplemented("this card limits volumes, not controllers: use a QosVolume")
-
-    async def resized(self, nqn: str, namespace: Namespace) -> None:
-        """SNAP tells the host by itself."""

@@ -12,9 +12,10 @@ import opi_bridge.app
 from dpu_offload_stubs.card.v1 import card_pb2, card_pb2_grpc
 from foundation.daemon.running import Daemon
 from foundation.daemon.serving import dial
-from opi_bridge.config import CardConfig, OpiBridgeConfig, PhysicalFunction
+from opi_bridge.config import CardConfig, OpiBridgeConfig, PhysicalFunction, QmpConfig
 from opi_bridge.conformance.client import OpiClient, pci
 from tests.opi_bridge.fake_cards import FakeCard, IntelNpi, Marvell, Snap3, Snap4
+from tests.opi_bridge.fake_qemu import Qemu
 
 NQN = "nqn.2026-11.io.dpu-offload:volume.main.a"
 UUID = "11111111-2222-4333-8444-555555555555"
@@ -25,7 +26,12 @@ CARDS: dict[str, tuple[type[FakeCard], dict[str, Any]]] = {
     "snap3": (Snap3, {}),
     "marvell": (Marvell, {"functions": FIXED}),
     "intel_npi": (IntelNpi, {"functions": FIXED}),
+    "qemu": (Qemu, {"functions": FIXED, "qmp": lambda directory: _monitor(directory / "qmp")}),
 }
+
+
+def _monitor(path: Path) -> QmpConfig:
+    return QmpConfig(socket=str(path), buses={"pf0vf1": "slot1", "pf0vf2": "slot2"}, wait_seconds=5)
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +42,11 @@ def every_request_is_valid() -> None:
 @contextlib.asynccontextmanager
 async def bridge(directory: Path, kind: Any, card: FakeCard) -> AsyncIterator[tuple[OpiClient, grpc.aio.Channel]]:
     await card.start(directory / "card.sock")
+    options = {key: value(directory) if callable(value) else value for key, value in CARDS[kind][1].items()}
     config = OpiBridgeConfig(
         socket=str(directory / "bridge.sock"),
         spdk=f"unix:{directory / 'card.sock'}",
-        card=CardConfig(kind=kind, **CARDS[kind][1]),
+        card=CardConfig(kind=kind, **options),
         http="",
     )
     try:
@@ -52,7 +59,7 @@ async def bridge(directory: Path, kind: Any, card: FakeCard) -> AsyncIterator[tu
         await card.stop()
 
 
-async def _make(api: OpiClient, vf: int, *, pf: int = 0, controller_first: bool = False, **spec: Any) -> None:
+async def make(api: OpiClient, vf: int, *, pf: int = 0, controller_first: bool = False, **spec: Any) -> None:
     await api("CreateNvmeSubsystem", nvme_subsystem_id="s", nvme_subsystem={"spec": {"nqn": NQN, "serial_number": "S"}})
     namespace = {"spec": {"volume_name_ref": "disk0", "host_nsid": 1, "uuid": UUID}}
     controller = {"spec": {"trtype": "NVME_TRANSPORT_TYPE_PCIE", "pcie_id": pci(vf, pf=pf), **spec}}
@@ -64,7 +71,7 @@ async def _make(api: OpiClient, vf: int, *, pf: int = 0, controller_first: bool 
         await api(method, parent=SUBSYSTEM, **fields)
 
 
-async def _unmake(api: OpiClient) -> None:
+async def unmake(api: OpiClient) -> None:
     for name in ("nvmeNamespaces/ns1", "nvmeControllers/c1"):
         kind = f"N{name[1:].partition('s/')[0]}"
         assert await api.code(f"Delete{kind}", name=f"{SUBSYSTEM}/{name}") == "OK"
@@ -77,7 +84,7 @@ async def test_every_card_does_what_the_api_says(tmp_path: Path, kind: str, cont
     card = CARDS[kind][0]()
     async with bridge(tmp_path, kind, card) as (api, channel):
         for _ in range(2):  # twice, which changes nothing
-            await _make(api, 1, controller_first=controller_first)
+            await make(api, 1, controller_first=controller_first)
         functions = (await card_pb2_grpc.CardStub(channel).ListFunctions(card_pb2.ListFunctionsRequest())).functions
         assert [f.virtual_function for f in functions if f.subsystem_nqn == NQN] == [1]
         shown = await api("GetNvmeNamespace", name=f"{SUBSYSTEM}/nvmeNamespaces/ns1")
@@ -91,7 +98,7 @@ async def test_every_card_does_what_the_api_says(tmp_path: Path, kind: str, cont
         assert await api.code("CreateNvmeController", parent=parent, nvme_controller=wrong) == "INVALID_ARGUMENT"
         assert await api.code("DeleteNvmeSubsystem", name=SUBSYSTEM) == "FAILED_PRECONDITION"
         await api("DeleteNvmeSubsystem", name=parent)
-        await _unmake(api)
+        await unmake(api)
         assert await api("ListNvmeSubsystems") == {}
         assert card.bdevs == {}
 
@@ -105,7 +112,7 @@ async def test_snap4_shows_a_controller_only_when_it_is_whole(tmp_path: Path) ->
         assert [(f.vuid, f.pci_address, f.hotplug) for f in functions][-1] == ("HP1", "", True)
         assert (await stub.GetCapabilities(card_pb2.GetCapabilitiesRequest())).suspend
         card.log.clear()
-        await _make(api, 0, pf=1)
+        await make(api, 0, pf=1)
         assert [method for method, _ in card.log if method.startswith("nvme_")] == [
             "nvme_subsystem_create",
             "nvme_namespace_create",
@@ -117,7 +124,7 @@ async def test_snap4_shows_a_controller_only_when_it_is_whole(tmp_path: Path) ->
         created = next(params for method, params in card.log if method == "nvme_controller_create")
         assert created == {"nqn": NQN, "vuid": "HP1", "suspended": True}
         card.log.clear()
-        await _unmake(api)
+        await unmake(api)
         assert [method for method, _ in card.log if method.startswith("nvme_")] == [
             "nvme_controller_detach_ns",
             "nvme_namespace_destroy",
@@ -130,7 +137,7 @@ async def test_snap4_shows_a_controller_only_when_it_is_whole(tmp_path: Path) ->
 async def test_snap3_puts_onto_a_controller_what_was_made_before_it(tmp_path: Path) -> None:
     card = Snap3()
     async with bridge(tmp_path, "snap3", card) as (api, _):
-        await _make(api, 1)
+        await make(api, 1)
         told = [entry for entry in card.log if entry[0].startswith("controller_nvme")]
         assert [method for method, _ in told] == ["controller_nvme_create", "controller_nvme_namespace_attach"]
         assert told[0][1] == {"emulation_manager": "mlx5_0", "nqn": NQN, "pf_id": 0, "vf_id": 0}
@@ -149,7 +156,7 @@ async def test_intel_limits_a_controller_and_counts_its_admin_queue(tmp_path: Pa
     card = IntelNpi()
     async with bridge(tmp_path, "intel_npi", card) as (api, _):
         limit = {"max_limit": {"rd_iops_kiops": "2", "wr_bandwidth_mbs": "7"}, "min_limit": {"rd_bandwidth_mbs": "1"}}
-        await _make(api, 2, max_nsq=4, max_ncq=4, **limit)
+        await make(api, 2, max_nsq=4, max_ncq=4, **limit)
         listener = next(params for method, params in card.log if method == "nvmf_subsystem_add_listener")
         assert listener["listen_address"] == {"trtype": "npi", "traddr": "0.2"}
         assert listener["max_qpairs"] == 5
@@ -157,8 +164,49 @@ async def test_intel_limits_a_controller_and_counts_its_admin_queue(tmp_path: Pa
         assert (limits["max_read_iops"], limits["max_write_bw"], limits["min_read_bw"]) == (2000, 7, 1)
         read = await api("GetNvmeController", name=f"{SUBSYSTEM}/nvmeControllers/c1")
         assert read["spec"]["max_limit"] == limit["max_limit"]
-        await _unmake(api)
+        await unmake(api)
         await api("CreateNvmeSubsystem", nvme_subsystem_id="s", nvme_subsystem={"spec": {"nqn": NQN}})
         unequal = {"trtype": "NVME_TRANSPORT_TYPE_PCIE", "pcie_id": pci(1), "max_nsq": 4, "max_ncq": 3}
         code = await api.code("CreateNvmeController", parent=SUBSYSTEM, nvme_controller={"spec": unequal})
         assert code == "INVALID_ARGUMENT"
+
+
+async def test_qemu_gets_a_controller_with_its_namespace(tmp_path: Path) -> None:
+    card = Qemu()
+    async with bridge(tmp_path, "qemu", card) as (api, _):
+        await make(api, 2, controller_first=True)
+        assert list(card.monitor.devices.values()) == [
+            {"driver": "nvme", "id": "dpu-port0-pf0-vf2", "bus": "slot2", "drive": "dpu-0-0-2", "serial": "S"}
+        ]
+        file = {"driver": "file", "filename": str(tmp_path / "disk0.img")}
+        assert list(card.monitor.nodes.values()) == [{"driver": "raw", "node-name": "dpu-0-0-2", "file": file}]
+        second = {"spec": {"volume_name_ref": "disk1", "host_nsid": 2}}
+        assert await api.code("CreateNvmeNamespace", parent=SUBSYSTEM, nvme_namespace=second) == "UNIMPLEMENTED"
+        card.monitor.lets_go = False
+        name = f"{SUBSYSTEM}/nvmeNamespaces/ns1"
+        assert await api.code("DeleteNvmeNamespace", name=name) == "UNAVAILABLE"
+        assert card.disks, "the guest still has it"
+        card.monitor.lets_go = True
+        await unmake(api)
+        assert (card.monitor.devices, card.monitor.nodes, card.disks) == ({}, {}, {})
+
+
+async def test_what_a_dead_spdk_left_in_the_guest_is_replaced(tmp_path: Path) -> None:
+    card = Qemu()
+    async with bridge(tmp_path, "qemu", card) as (api, _):
+        card.monitor.nodes["dpu-0-0-1"] = {"node-name": "dpu-0-0-1"}
+        card.monitor.devices["dpu-port0-pf0-vf1"] = {"id": "dpu-port0-pf0-vf1", "drive": "dpu-0-0-1", "serial": "old"}
+        await make(api, 1)
+        assert card.monitor.devices["dpu-port0-pf0-vf1"]["serial"] == "S"
+
+
+async def test_a_volume_that_cannot_be_a_block_device_is_no_disk(tmp_path: Path) -> None:
+    card = Qemu()
+    async with bridge(tmp_path, "qemu", card) as (api, _):
+        await api("CreateNvmeSubsystem", nvme_subsystem_id="s", nvme_subsystem={"spec": {"nqn": NQN}})
+        body = {"spec": {"volume_name_ref": "refused", "host_nsid": 1}}
+        await api("CreateNvmeNamespace", parent=SUBSYSTEM, nvme_namespace_id="ns1", nvme_namespace=body)
+        controller = {"spec": {"trtype": "NVME_TRANSPORT_TYPE_PCIE", "pcie_id": pci(1)}}
+        assert await api.code("CreateNvmeController", parent=SUBSYSTEM, nvme_controller=controller) == "INTERNAL"
+        assert "nvme_controllers" not in await api("ListNvmeControllers", parent=SUBSYSTEM)
+        assert card.monitor.devices == {}

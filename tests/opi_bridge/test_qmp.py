@@ -1,66 +1,14 @@
 """Hot-plugging into a guest over QMP, against a monitor that answers as QEMU does."""
 
-import asyncio
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from opi_bridge.cards.model import Slot
 from opi_bridge.cards.qmp import Qmp, QmpError, VfioUserPlug
 from opi_bridge.errors import Unavailable
-
-
-class Monitor:
-    """One QEMU; a deleted device is gone when the guest lets go: `lets_go` says whether it does."""
-
-    def __init__(self) -> None:
-        self.devices: dict[str, dict[str, Any]] = {}
-        self.lets_go = True
-        self._server: asyncio.Server | None = None
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def start(self, path: Path) -> None:
-        self._server = await asyncio.start_unix_server(self._serve, str(path))
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            for writer in self._writers:
-                writer.close()
-            await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
-
-        def say(**message: Any) -> None:
-            writer.write(json.dumps(message).encode() + b"\r\n")
-
-        say(QMP={"version": {}, "capabilities": []})
-        while line := await reader.readline():
-            message = json.loads(line)
-            arguments, number = message.get("arguments", {}), message["id"]
-            match message["execute"]:
-                case "device_add" if arguments["id"] in self.devices:
-                    say(id=number, error={"class": "GenericError", "desc": f"Duplicate device ID '{arguments['id']}'"})
-                case "device_add" if not Path(arguments["socket"]["path"]).exists():
-                    say(id=number, error={"class": "GenericError", "desc": "Failed to connect"})
-                case "device_add":
-                    self.devices[arguments["id"]] = arguments
-                    say(id=number, **{"return": {}})
-                case "device_del" if arguments["id"] not in self.devices:
-                    say(id=number, error={"class": "DeviceNotFound", "desc": "not found"})
-                case "device_del":
-                    say(id=number, **{"return": {}})
-                    if self.lets_go:
-                        del self.devices[arguments["id"]]
-                        say(event="DEVICE_DELETED", data={"device": arguments["id"], "path": "/machine"})
-                case _:
-                    say(id=number, **{"return": {}})
-        writer.close()
-
+from tests.opi_bridge.fake_qemu import Monitor
 
 SLOT = Slot(0, 0, 1)
 
