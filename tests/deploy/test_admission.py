@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from foundation.kube.configuration import connection
 from lab.apiserver.kinds import BUILT_IN
@@ -19,6 +20,7 @@ from tests.deploy.shipped import KUSTOMIZE, Body, documents
 KUBECONFIG = os.environ.get("KUBECONFIG", "")
 pytestmark = [
     pytest.mark.real_api_server,
+    pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(not KUBECONFIG, reason="the stand-in has no admission policies: KUBECONFIG=... make test-real"),
 ]
 ACCOUNTS = "system:serviceaccount:dpu-offload:"
@@ -52,7 +54,7 @@ class Server:
         return await self.ask("PATCH", path, {"metadata": {"annotations": annotations}}, user=user, node=node)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server() -> AsyncIterator[Server]:
     settings = await connection(KUBECONFIG)
     header = await settings.credentials.header()
@@ -118,6 +120,7 @@ async def test_a_node_speaks_for_itself_alone(server: Server, annotation: str, a
     assert await server.annotate(mine, says, user=ACCOUNTS + account, node=here) == 200
     assert await server.annotate(other, says, user=ACCOUNTS + account, node=here) == REFUSED
     assert await server.annotate(other, says, user=ACCOUNTS + account) == REFUSED, "a token of no pod"
+    assert await server.annotate(mine, {f"{GROUP}/{annotation}": None}, user=ACCOUNTS + account, node=here) == 200
     for somebody in ("csi-node-host", "cni-controller", "certificate-signer"):
         changed = {f"{GROUP}/{annotation}": "y"}
         assert await server.annotate(mine, changed, user=ACCOUNTS + somebody, node=here) == REFUSED
