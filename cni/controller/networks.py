@@ -243,7 +243,7 @@ class Networks:
     def _claim(self, pod: Pod, wish: Wish) -> None:
         written, pool = pod.written().get(wish.key), self._pool(pod, wish)
         if written is not None and pool is not None:
-            pool.claim(_holder(pod, wish), Assignment(written.ips, written.mac))
+            pool.claim(_holder(pod, wish), Assignment(written.ips, written.mac), partly=True)
 
     def _release(self, pod: Pod | None, wish: Wish) -> None:
         pool = self._pool(pod, wish) if pod is not None else None

@@ -265,7 +265,7 @@ class Translators:
             pod_rows.DEFAULT: Attachment(
                 ips=assignment.ips,
                 mac=assignment.mac,
-                gateways=self._world.subnets.gateways_of(pod.node),
+                gateways=_of_families(self._world.subnets.gateways_of(pod.node), assignment.ips),
                 mtu=self._mtu,
             )
         }
@@ -347,6 +347,12 @@ def _unless(policy: AdminPolicy, state: State) -> State:
 
 def _joined(first: State, second: State) -> State:
     return State((*first.rows, *second.rows), (*first.members, *second.members))
+
+
+def _of_families(addresses: Iterable[str], ips: Iterable[str]) -> tuple[str, ...]:
+    """Those of the families that a pod has: one that was there before its node got a family has not."""
+    families = {":" in ip for ip in ips}
+    return tuple(each for each in addresses if (":" in each) in families)
 
 
 def _bare(ips: tuple[str, ...]) -> tuple[str, ...]:

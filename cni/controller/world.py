@@ -246,7 +246,7 @@ class World:
             return
         written = pod.written().get(DEFAULT)
         if written is not None:
-            pool.claim(pod.uid, Assignment(written.ips, written.mac))
+            pool.claim(pod.uid, Assignment(written.ips, written.mac), partly=True)
 
     def recover(self, key: str, uid: str, addresses: str) -> bool:
         """Gives a pod without annotation the addresses that its port (`mac ip …`) has: the annotation got lost, or the
@@ -256,7 +256,7 @@ class World:
         if pod is None or pool is None or pod.uid != uid or not pod.wired:
             return False
         mac, *ips = addresses.split()
-        return pool.held(uid) is None and pool.claim(uid, Assignment(tuple(ips), mac))
+        return pool.held(uid) is None and pool.claim(uid, Assignment(tuple(ips), mac), partly=True)
 
     def _pods_on(self, node: str) -> list[Owner]:
         return [pod_owner(key) for key in self._pods_of_node.get(node, ())]

@@ -305,3 +305,61 @@ async def test_an_overlap_ends_with_the_other_node(stage: Stage) -> None:
     await stage.settle()
     assert stage.problems == {}
     assert "ns_web" in stage.named("Logical_Switch_Port")
+
+
+V4, V6, DUAL_MAC = "10.1.0.9/24", "fd00:1::9/64", "0a:58:0a:01:00:09"
+
+
+@pytest.mark.parametrize(
+    ("cidrs", "text", "kept"),
+    [
+        (("10.1.0.0/24", "fd00:1::/64"), {"default": {"ips": [V4, V6], "mac": DUAL_MAC}}, [V4, V6]),
+        # The node has got or lost a family since: what runs goes on with what it has.
+        (("10.1.0.0/24", "fd00:1::/64"), {"default": {"ips": [V4], "mac": DUAL_MAC}}, [V4]),
+        (("10.1.0.0/24",), {"default": {"ips": [V4, V6], "mac": DUAL_MAC}}, [V4]),
+        (("fd00:1::/64",), {"default": {"ips": [V4, V6], "mac": DUAL_MAC}}, [V6]),
+        (("10.1.0.0/24",), {"default": {"ips": ["10.1.0.9/16"], "mac": DUAL_MAC, "mtu": 9}}, [V4]),
+        # Nobody gets these by writing them down: they are made anew.
+        (("10.1.0.0/24",), {"default": {"ips": ["10.9.0.9/24"], "mac": DUAL_MAC}}, None),
+        (("10.1.0.0/24",), {"default": {"ips": ["10.1.0.1/24"], "mac": DUAL_MAC}}, None),
+        (("10.1.0.0/24",), {"default": {"ips": ["10.1.0.2/24"], "mac": DUAL_MAC}}, None),
+        (("10.1.0.0/24",), {"default": {"ips": ["10.1.0.255/24"], "mac": DUAL_MAC}}, None),
+        (("10.1.0.0/24",), {"default": {"ips": ["10.1.0.8/24", V4], "mac": DUAL_MAC}}, None),
+        (("10.1.0.0/24",), {"default": {"ips": ["nonsense"], "mac": DUAL_MAC}}, None),
+        (("10.1.0.0/24",), {"default": {"ips": [V4], "mac": "nonsense"}}, None),
+        (("10.1.0.0/24",), {"default": {"ips": [], "mac": DUAL_MAC}}, None),
+        (("10.1.0.0/24",), {"default": 7}, None),
+        (("10.1.0.0/24",), {"other": {"ips": [V4], "mac": DUAL_MAC}}, None),
+        (("10.1.0.0/24",), {}, None),
+    ],
+)
+async def test_what_an_annotation_says_already(
+    stage: Stage, cidrs: tuple[str, ...], text: dict[str, Any], kept: list[str] | None
+) -> None:
+    stage.put("node", node("n1", *cidrs))
+    stage.put("pod", pod("web", networks=text))
+    await stage.settle()
+    assert stage.problems == {}
+    entry = stage.annotations["ns/web"]["default"]
+    (addresses,) = stage.named("Logical_Switch_Port")["ns_web"]["addresses"]
+    assert addresses.split() == [entry["mac"], *(ip.partition("/")[0] for ip in entry["ips"])]
+    assert len(entry["gateways"]) == len(entry["ips"])
+    assert entry["mtu"] == 1400
+    if kept is not None:
+        assert (entry["ips"], entry["mac"]) == (kept, DUAL_MAC)
+    else:
+        assert {ip.rpartition("/")[2] for ip in entry["ips"]} == {each.rpartition("/")[2] for each in cidrs}
+        assert V4 not in entry["ips"]
+
+
+async def test_a_node_that_gets_a_second_family_disturbs_no_pod_that_runs(stage: Stage) -> None:
+    stage.put("node", node("n1", "10.1.0.0/24"))
+    stage.put("pod", pod("old", uid="old"))
+    await stage.settle()
+    before = stage.annotations["ns/old"]
+    stage.put("pod", pod("old", uid="old", networks=before))
+    stage.put("node", node("n1", "10.1.0.0/24", "fd00:1::/64"))
+    stage.put("pod", pod("new"))
+    await stage.settle()
+    assert stage.annotations["ns/old"] == before
+    assert len(stage.annotations["ns/new"]["default"]["ips"]) == 2

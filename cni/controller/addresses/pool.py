@@ -43,6 +43,11 @@ class _Subnet:
             else ipaddress.IPv6Address(self.base + offset)
         )
 
+    def may_have(self, address: IPAddress) -> bool:
+        """Whether an address of the subnet is neither reserved nor its broadcast."""
+        top = self.network.num_addresses - (2 if self.network.version == 4 else 1)
+        return self.first <= self.offset(address) <= top
+
     def excludes(self, address: IPAddress) -> bool:
         return any(address in each for each in self.excluded)
 
@@ -88,27 +93,30 @@ class Pool:
     def __len__(self) -> int:
         return len(self._held)
 
-    def claim(self, holder: str, previous: Assignment) -> bool:
-        """Takes over what was given before (by an annotation or a row); False if it does not fit here or is held."""
+    def claim(self, holder: str, previous: Assignment, *, partly: bool = False) -> bool:
+        """Takes over what was given before (by an annotation or a row); False if it does not fit here or is held.
+
+        `partly`: what fits is enough. So a pod that runs keeps its address when its node gets or loses a family.
+        """
         if holder in self._held:
             return self._held[holder] == previous
-        offsets: list[tuple[_Subnet, int]] = []
-        for text in previous.ips:
-            try:
-                address = ipaddress.ip_interface(text).ip
-            except ValueError:
-                return False
+        found: dict[int, tuple[_Subnet, int]] = {}
+        try:
+            mac = parse_mac(previous.mac)
+            addresses = [ipaddress.ip_interface(text).ip for text in previous.ips]
+        except ValueError:
+            return False
+        for address in addresses:
             subnet = self._subnets.get(address.version)
-            if subnet is None or address not in subnet.network or subnet.offset(address) in subnet.holders:
+            if subnet is None or address not in subnet.network:
+                continue
+            if address.version in found or not subnet.may_have(address) or subnet.offset(address) in subnet.holders:
                 return False
-            offsets.append((subnet, subnet.offset(address)))
-        if {subnet.network.version for subnet, _ in offsets} != set(self._subnets) or len(offsets) != len(
-            self._subnets
-        ):
+            found[address.version] = (subnet, subnet.offset(address))
+        whole = len(found) == len(self._subnets) == len(previous.ips)
+        if not found or not (partly or whole) or mac in self._macs:
             return False
-        if previous.mac in self._macs:
-            return False
-        self._take(holder, offsets, previous.mac)
+        self._take(holder, list(found.values()), mac)
         return True
 
     def assign(self, holder: str, *, seed: str, request: AddressRequest) -> Assignment:
@@ -155,14 +163,12 @@ class Pool:
                 )
             if address.version in wanted:
                 raise InvalidAddressRequest(f"two addresses of IPv{address.version} are asked for; one can be given")
-            offset = subnet.offset(address)
-            top = subnet.network.num_addresses - (2 if address.version == 4 else 1)
-            if not subnet.first <= offset <= top or subnet.excludes(address):
+            if not subnet.may_have(address) or subnet.excludes(address):
                 raise InvalidAddressRequest(
                     f"address {address} is reserved in {subnet.network} "
                     "(gateway, management port, broadcast or excluded)"
                 )
-            wanted[address.version] = offset
+            wanted[address.version] = subnet.offset(address)
         return wanted
 
     def _mac(self, request: AddressRequest, offsets: list[tuple[_Subnet, int]]) -> str:
