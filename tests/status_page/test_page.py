@@ -210,8 +210,7 @@ async def test_a_browser_shows_it_live_at_phone_and_desktop_width(
         await browser.open(f"http://{page.address}/", width=390, height=844, mobile=True)
         await browser.until("document.querySelectorAll('article').length === 2")
         assert (
-            await browser.value("document.querySelector('#sum').textContent")
-            == "1 pair, 2 ports, 1 disk, 0 in trouble"
+            await browser.value("document.querySelector('#sum').textContent") == "1 pair, 2 ports, 1 disk, 0 in trouble"
         )
         for name, width, columns in (("phone", 390, 1), ("desktop", 1280, 2)):
             await browser.resize(width=width, height=844, mobile=name == "phone")
