@@ -8,7 +8,7 @@ from foundation.kube import resources
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import AlreadyExists, NotFound
 from lab import objects
-from lab.layout import DEFAULT_NODE, DPU_NODE, HOST_NODE
+from lab.layout import DEFAULT_NODE, DPU_NODE, DRIVER, HOST_NODE
 
 NODES = (DEFAULT_NODE, HOST_NODE, DPU_NODE)
 
@@ -36,7 +36,7 @@ async def remove_objects(client: KubeClient) -> None:
     with contextlib.suppress(NotFound):
         await client.delete(resources.STORAGE_CLASSES, objects.STORAGE_CLASS)
     with contextlib.suppress(NotFound):
-        await client.delete(resources.CSI_DRIVERS, objects.DRIVER)
+        await client.delete(resources.CSI_DRIVERS, DRIVER)
     for name in NODES:
         with contextlib.suppress(NotFound):
             await client.delete(resources.CSI_NODES, name)
