@@ -35,7 +35,7 @@ class Watched:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in self._processes:
+        for process in reversed(self._processes):
             if process.returncode is None:
                 process.kill()
             await process.wait()

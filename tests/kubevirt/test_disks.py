@@ -205,11 +205,14 @@ class Mortal:
                 except grpc.aio.AioRpcError:
                     await asyncio.sleep(0.05)
 
-    async def end(self, number: int = signal.SIGKILL) -> None:
+    async def end(self, number: int) -> None:
+        """Ends the process; calls that it had in hand fail."""
         assert self._process is not None
-        assert self._channel is not None
         self._process.send_signal(number)
         await asyncio.to_thread(self._process.wait, 10)
+
+    async def hang_up(self) -> None:
+        assert self._channel is not None
         await self._channel.close()
 
 
@@ -222,8 +225,9 @@ async def killed_in_it(built: Plant, mortal: Mortal, host: str, work: Callable[[
     async with asyncio.timeout(30):
         while len(dpu.calls) == calls:
             await asyncio.sleep(0.01)
-    await mortal.end()
+    await mortal.end(signal.SIGKILL)
     await asyncio.wait({first})
+    await mortal.hang_up()
     assert isinstance(first.exception(), grpc.aio.AioRpcError)
     gate.set()
     dpu.faults.gate = None
@@ -256,5 +260,6 @@ async def test_killed_at_each_phase_of_a_migration_one_writer_is_left(two: Plant
         assert not two.dpus[loser].attached
     finally:
         await mortal.end(signal.SIGTERM)
+        await mortal.hang_up()
     COUNTED.update((f"publish {succeeds}", f"unpublish {succeeds}"))
     report.merge("faults.json", {"migration of a disk": {"points": len(COUNTED), "clean": len(COUNTED)}})
