@@ -15,16 +15,21 @@ import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from lab.vm import archive, devices, modules
 from lab.vm.devices import Device
 from lab.vm.unpacked import Unpacked
+from opi_bridge.cards.qmp import Qmp
+from opi_bridge.errors import Unavailable
 
 _INIT = Path(__file__).parent / "tiny_init"
 _LEASE = Path(__file__).parent / "tiny_lease"
 _DIRECTORIES = ("bin", "dev", "etc", "proc", "sys", "modules")
 _STOP_SECONDS = 30.0
+_QMP_SECONDS = 60.0
+_START_SECONDS = 100.0
+_SLOT = "slot1"
 _SAID = re.compile(r"\blab: (.*)")
 
 
@@ -37,7 +42,10 @@ class TinyGuest:
 
     `script` is for busybox' sh; `lease NAME` in it gets an address by DHCP and says `lab: NAME ADDRESS/PREFIX`; after
     its last line comes `lab: end`. `drivers` are modules to load before it. `netns` is where QEMU opens its taps.
+    `frozen` is a file of `freeze`, by a guest that was told the same: this one goes on from there, in no time.
     """
+
+    qmp: Qmp
 
     def __init__(
         self,
@@ -49,6 +57,7 @@ class TinyGuest:
         drivers: Sequence[str] = ("virtio_pci", "virtio_net", "virtio_blk"),
         netns: str = "",
         memory: int = 192,
+        frozen: Path | None = None,
     ) -> None:
         self._unpacked = unpacked
         self._kernel = kernel
@@ -57,6 +66,7 @@ class TinyGuest:
         self._drivers = tuple(drivers)
         self._netns = netns
         self._memory = memory
+        self._frozen = frozen
         self._process: asyncio.subprocess.Process | None = None
         self._told: list[str] = []
         self._console: list[str] = []
@@ -79,13 +89,20 @@ class TinyGuest:
         except BaseException:
             self._directory.cleanup()
             raise
+        self.qmp = Qmp(Path(self._directory.name) / "qmp", deadline=_QMP_SECONDS)
         assert self._process.stdout is not None
         self._reader = asyncio.create_task(self._read(self._process.stdout), name="tiny guest's console")
+        try:
+            await self._running()
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
         assert self._process is not None
         assert self._reader is not None
+        await self.qmp.close()
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGTERM)
@@ -110,6 +127,37 @@ class TinyGuest:
                         raise TinyGuestFailed(f"the guest ended without {beginning!r}: {self._last_words()}")
                     await self._more.wait()
         raise TinyGuestFailed(f"the guest did not say {beginning!r} within {seconds:g} s: {self._last_words()}")
+
+    async def plug(self, driver: str, **options: Any) -> None:
+        """Put a function into the guest's free slot. Raises QmpError."""
+        await self.qmp.execute("device_add", {"driver": driver, "bus": _SLOT, "id": "plugged", **options})
+
+    async def freeze(self, file: Path, *, seconds: float) -> None:
+        """Stop the guest, with all that it is but its disks' contents in `file`. Raises TinyGuestFailed."""
+        await self.qmp.execute("migrate", {"uri": f"file:{file}"})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    found = await self.qmp.execute("query-migrate")
+                    if found["status"] == "completed":
+                        return
+                    if found["status"] == "failed":
+                        raise TinyGuestFailed(f"the guest cannot be frozen: {found.get('error-desc', '')}")
+                    await asyncio.sleep(0.1)
+        raise TinyGuestFailed(f"the guest was not frozen within {seconds:g} s")
+
+    async def _running(self) -> None:
+        """QEMU makes its socket some time after its start, and has to load a frozen guest: nothing tells of it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_SECONDS):
+                while True:
+                    with contextlib.suppress(Unavailable):
+                        if (await self.qmp.execute("query-status"))["running"]:
+                            return
+                    if self._reader is None or self._reader.done():
+                        raise TinyGuestFailed(f"the guest ended before it ran: {self._last_words()}")
+                    await asyncio.sleep(0.05)
+        raise TinyGuestFailed(f"the guest did not start within {_START_SECONDS:g} s: {self._last_words()}")
 
     async def _read(self, console: asyncio.StreamReader) -> None:
         try:
@@ -144,5 +192,8 @@ class TinyGuest:
             *("-display", "none", "-nodefaults", "-serial", "stdio", "-no-reboot"),
             *("-kernel", str(self._kernel), "-initrd", str(image)),
             *("-append", "console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 random.trust_cpu=on"),
+            *("-qmp", f"unix:{image.parent}/qmp,server=on,wait=off"),
+            *("-device", f"pcie-root-port,id={_SLOT},chassis=1,slot=1"),
             *devices.arguments(self._devices),
+            *(("-incoming", f"file:{self._frozen}") if self._frozen else ()),
         ]
