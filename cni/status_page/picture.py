@@ -8,12 +8,10 @@ from typing import Any, Final
 
 import msgspec
 
+from cni.controller.model.annotations import GROUP, HOST_NODE, MODE
 from foundation.kube.models.core import Node, PersistentVolume, Pod
 from foundation.kube.models.storage import VolumeAttachment
 
-MODE_LABEL: Final = "dpu-offload.io/mode"
-HOST_LABEL: Final = "dpu-offload.io/host-node"
-_PREFIX: Final = "dpu-offload.io/"
 _DRIVER: Final = "csi.dpu-offload.io"
 _DEGRADED: Final = "DpuStorageDegraded"
 _DONE: Final = ("Succeeded", "Failed")
@@ -69,7 +67,7 @@ def draw(
     attachments: Iterable[VolumeAttachment],
 ) -> dict[str, NodeView]:
     """{name of the host or plain node: its view}. A DPU without a host stands for itself."""
-    ours = {node.metadata.name: node for node in nodes if MODE_LABEL in node.metadata.labels}
+    ours = {node.metadata.name: node for node in nodes if MODE in node.metadata.labels}
     ports: dict[str, list[PortView]] = {}
     for pod in pods:
         if pod.spec.node_name in ours and pod.status.phase not in _DONE:
@@ -82,12 +80,12 @@ def draw(
             disks.setdefault(attachment.spec.node_name, []).append(_disk(attachment, volume))
     found: dict[str, NodeView] = {}
     for name, node in sorted(ours.items()):
-        if node.metadata.labels.get(HOST_LABEL, "") in ours:
+        if node.metadata.labels.get(HOST_NODE, "") in ours:
             continue
-        dpus = [one for one in ours.values() if one.metadata.labels.get(HOST_LABEL) == name]
+        dpus = [one for one in ours.values() if one.metadata.labels.get(HOST_NODE) == name]
         found[name] = NodeView(
             name=name,
-            mode=node.metadata.labels[MODE_LABEL],
+            mode=node.metadata.labels[MODE],
             ready=not _unready(node),
             problem=_unready(node),
             offload=_share(node),
@@ -138,7 +136,7 @@ def _unready(node: Node) -> str:
     """A node that is a DPU may have no kubelet."""
     ready = next((one for one in node.status.conditions or () if one.type == "Ready"), None)
     if ready is None:
-        return "" if HOST_LABEL in node.metadata.labels else "its kubelet has reported nothing"
+        return "" if HOST_NODE in node.metadata.labels else "its kubelet has reported nothing"
     return "" if ready.status == "True" else ready.message or "not ready"
 
 
@@ -150,7 +148,7 @@ def _share(node: Node) -> float | None:
 
 def _annotation(annotations: Mapping[str, str], name: str) -> dict[str, Any]:
     try:
-        found = json.loads(annotations.get(_PREFIX + name, "{}"))
+        found = json.loads(annotations.get(f"{GROUP}/{name}", "{}"))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

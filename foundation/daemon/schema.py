@@ -245,7 +245,8 @@ def _type_name(kind: Any) -> str:
     return "none" if kind is type(None) else str(getattr(kind, "__name__", kind))
 
 
-def _rows(kind: Any, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+def rows(kind: Any, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """(key, type, default, documentation) of every setting; `*.` and `#.` stand for the keys of mappings and lists."""
     documentation = _documentation(kind)
     types_of = _struct_types(kind)
     for field in msgspec.structs.fields(kind):
@@ -255,7 +256,7 @@ def _rows(kind: Any, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
         text = next((meta.description for meta in metas if isinstance(meta, msgspec.Meta) and meta.description), None)
         text = text or documentation.get(field.name, "")
         if _is_struct(its_type):
-            yield from _rows(its_type, key + ".")
+            yield from rows(its_type, key + ".")
             continue
         yield key, _type_name(its_type), _default(field, _is_secret(field.encode_name, its_type)), text
         bare = _bare(its_type)
@@ -264,7 +265,7 @@ def _rows(kind: Any, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
         )
         if _is_struct(_bare(nested)):
             mark = "" if _is_struct(bare) else "*." if is_mapping(bare) else "#."
-            yield from _rows(_bare(nested), f"{key}.{mark}")
+            yield from rows(_bare(nested), f"{key}.{mark}")
 
 
 def _default(field: msgspec.structs.FieldInfo, is_secret: bool) -> str:
@@ -291,7 +292,7 @@ def help_text(kind: Any, name: str) -> str:
         f"({variable}__LOG__LEVEL=debug sets log.level), then --set (--set log.level=debug); the later wins.",
         "",
     ]
-    for key, type_name, default, text in _rows(kind):
+    for key, type_name, default, text in rows(kind):
         lines.append(f"  {key}  ({type_name}; {default})")
         lines += textwrap.wrap(text, 100, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines) + "\n"
