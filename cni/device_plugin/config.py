@@ -95,6 +95,7 @@ class DevicePluginConfig(DaemonConfig, frozen=True, kw_only=True, forbid_unknown
     physical_functions: tuple[PhysicalFunction, ...] = ()
     """What is set up before anything is advertised."""
     resource_domain: Domain = "dpu-offload.io"
+    """Domain of the pools whose names have none."""
     plugins_directory: str = "/var/lib/kubelet/device-plugins"
     """Kubelet's device plugin directory; it is there whatever kubelet's root directory is."""
     pod_resources: str = "/var/lib/kubelet/pod-resources/kubelet.sock"
@@ -102,6 +103,7 @@ class DevicePluginConfig(DaemonConfig, frozen=True, kw_only=True, forbid_unknown
     device_info_directory: str = "/var/run/k8s.cni.cncf.io/devinfo/dp"
     """Where Multus looks for the device information of what was allocated; empty: do not write it."""
     cdi_directory: str = "/var/run/cdi"
+    """Where the container runtime reads CDI files, for pools with `cdi`."""
     sysfs: str = "/sys"
     devfs: str = "/dev"
     procfs: str = "/proc"
