@@ -13,6 +13,7 @@ from cni.controller.core import Core
 from cni.controller.rows import Owner
 from cni.controller.watch.annotator import Annotator
 from cni.controller.watch.gauges import Gauges
+from cni.controller.watch.northd import NorthdLag
 from cni.controller.watch.reporter import Reporter
 from cni.controller.watch.vm_annotator import VmAnnotator
 from foundation.daemon.backoff import Backoff, Pauses
@@ -60,8 +61,7 @@ class Control:
         )
         self._client = client
         self.gauges = Gauges(self.core)
-        self.session.monitor({"NB_Global": ["nb_cfg", "sb_cfg", "nb_cfg_timestamp", "sb_cfg_timestamp"]})
-        self.gauges.follow_northd(self.session)
+        self.northd = NorthdLag(self.session)
         self.core.committer.on_committed = self.gauges.committed
         self.annotator = Annotator(client, self.core.world)
         self.machines = VmAnnotator(client, self.core.world.machines)
@@ -89,6 +89,7 @@ class Control:
                 self.core.first_pass()
                 group.create_task(self.core.run(), name="core")
                 group.create_task(self._count(), name="gauges")
+                group.create_task(self.northd.run(), name="northd")
                 group.create_task(self.annotator.queue.run(), name="annotator")
                 group.create_task(self.annotator.nodes.run(), name="node annotator")
                 group.create_task(self.annotator.claims.run(), name="claim annotator")
@@ -112,6 +113,7 @@ class Control:
     async def _count(self) -> None:
         while True:
             self.gauges.refresh()
+            self.northd.refresh()
             await asyncio.sleep(GAUGE_SECONDS)
 
     async def _first_list(self, kind: str, reflector: Reflector[Any], group: asyncio.TaskGroup) -> None:

@@ -63,6 +63,11 @@ class Tracer:
         await processes.stop(self._records)
         shutil.rmtree(self.directory)
 
+    @property
+    def northd(self) -> int:
+        """The process id of ovn-northd."""
+        return next(record.pid for record in self._records if record.name == "ovn-northd")
+
     async def synchronise(self) -> None:
         """Returns when what is in the northbound database has become flows, and a fresh ovn-trace has read them."""
         self._sequence += 1

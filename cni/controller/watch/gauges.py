@@ -7,7 +7,6 @@ import time
 from cni.controller.core import Core
 from cni.controller.rows import Owner
 from foundation.daemon import metrics
-from foundation.ovsdb import Change, OvsdbSession, Row
 
 QUEUE = metrics.gauge("controller_queue_depth", "Objects that wait to be translated")
 PENDING = metrics.gauge("controller_pending_owners", "Objects whose rows wait to be committed")
@@ -21,7 +20,6 @@ BATCH = metrics.histogram(
 SEEN_TO_COMMITTED = metrics.histogram(
     "controller_seen_to_committed_seconds", "From an object's change seen to its rows committed", ("kind",)
 )
-NORTHD_LAG = metrics.gauge("controller_northd_lag_seconds", "How long northd took for the last sequence number")
 
 
 class Gauges:
@@ -64,14 +62,3 @@ class Gauges:
         self._problems |= set(found)
         if not core.engine.problems and not len(core.engine) and not core.committer.desired.pending:
             self._seen.clear()  # changes that changed no row
-
-    @staticmethod
-    def follow_northd(session: OvsdbSession) -> None:
-        """Watches northd work through sequence numbers (NB_Global nb_cfg, sb_cfg), whoever asks for them."""
-
-        def changed(change: Change) -> None:
-            row: Row | None = change.new
-            if row is not None and row["sb_cfg"] == row["nb_cfg"] and row["sb_cfg_timestamp"]:
-                NORTHD_LAG.set(max(0.0, (row["sb_cfg_timestamp"] - row["nb_cfg_timestamp"]) / 1000))
-
-        session.subscribe("NB_Global", changed)
