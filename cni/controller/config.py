@@ -52,11 +52,12 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The default network."""
 
     ranges: list[str] = []
-    """Pod ranges, one a family, from which nodes without podCIDRs get subnets; empty: such nodes stay without."""
+    """Pod ranges, one a family: nodes without podCIDRs get subnets of them, nodes reach each other's pods in them,
+    secondary networks keep out of them. Empty: such nodes stay without, gateways go by the nodes' podCIDRs."""
     host_prefixes: tuple[int, int] = (24, 64)
     """Prefix lengths of the nodes' subnets from `ranges`: IPv4, IPv6."""
     service_ranges: list[str] = []
-    """Ranges of the cluster's service addresses."""
+    """Ranges of the cluster's service addresses: nodes send what is for them to their management port."""
     join_ranges: tuple[str, ...] = ("100.64.0.0/16", "fd98::/64")
     """Between the nodes' gateway routers and the rest; used nowhere else."""
     mtu: Annotated[int, msgspec.Meta(ge=576, le=9216)] = 1400
