@@ -8,13 +8,18 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from benchmarks import report
 from tests.csi_rig.life import Life
 from tests.csi_rig.mortals import Deeds, mortals, nursery
 from tests.csi_rig.plant import Plant
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.faults, pytest.mark.timeout(600)]
+VICTIMS = ("csi-controller", "csi-node-host", "target")
+SEQUENCES = 200
+KILLS: list[int] = []
 Step = Callable[[Life], Awaitable[None]]
 
 
@@ -93,7 +98,7 @@ def executioner(life: Life, victim: str) -> AtTheTarget | AtADeed:
     return AtADeed(life) if victim == "csi-node-host" else AtTheTarget(life, victim)
 
 
-@pytest.mark.parametrize("victim", ["csi-controller", "csi-node-host", "target"])
+@pytest.mark.parametrize("victim", VICTIMS)
 async def test_a_kill_at_each_step(life: Life, victim: str) -> None:
     executed = executioner(life, victim)
     points: dict[str, int] = {}
@@ -104,9 +109,7 @@ async def test_a_kill_at_each_step(life: Life, victim: str) -> None:
             await step(life)
         if name == "mount":
             life.write("a")
-    for volume in list(life.volumes):
-        await life.delete(volume)
-    await life.check()
+    await life.end()
     assert await life.leftovers() == []
     report.merge(
         "faults.json",
@@ -116,10 +119,13 @@ async def test_a_kill_at_each_step(life: Life, victim: str) -> None:
 
 
 async def _each_point(life: Life, executed: AtTheTarget | AtADeed, step: Step, undo: Step | None) -> int:
-    """Until the step makes fewer calls or changes than the kill waits for: then every one has been tried."""
+    """Until the step makes fewer calls or changes than the kill waits for: then every one has been tried.
+
+    Before a call is after the one before it, for all that lasts; only a program may have begun and not ended.
+    """
     points = 0
     for left in range(60):
-        for after in (False, True):
+        for after in (False, True) if left == 0 or isinstance(executed, AtADeed) else (True,):
             before = executed.kills
             executed.arm(left, after=after)
             await step(life)
@@ -131,3 +137,72 @@ async def _each_point(life: Life, executed: AtTheTarget | AtADeed, step: Step, u
             if undo is not None:
                 await undo(life)
     raise AssertionError("the step has more calls than expected")
+
+
+# Ends of a claim's life are drawn too: each sequence is undone by whoever has to, and then nothing may be left.
+OPERATIONS = ("snapshot", "restore", "clone", "publish", "mount", "expand", "unmount", "unpublish", "delete", "create")
+operation = st.tuples(
+    st.sampled_from(OPERATIONS),
+    st.sampled_from(VICTIMS),
+    st.integers(0, 4),
+    st.booleans(),
+)
+
+
+async def _operate(life: Life, what: str) -> None:
+    """What a cluster could ask for next; nothing where Kubernetes would not."""
+    published, mounted = "a" in life.contexts, "a" in life.mounted
+    if what == "create" and "a" not in life.volumes:
+        await life.create("a")
+    elif "a" not in life.volumes:
+        return
+    elif what == "snapshot" and not life.snapshots:
+        await life.snapshot("s", "a")
+    elif what == "restore" and life.snapshots and "b" not in life.volumes:
+        await life.create("b", snapshot="s")
+    elif what == "clone" and "c" not in life.volumes:
+        await life.create("c", volume="a")
+    elif what == "publish" and not published:
+        await life.publish("a")
+    elif what == "mount" and published and not mounted:
+        await life.stage("a")
+        await life.mount("a")
+        life.write("a")
+    elif what == "expand":
+        await life.expand("a")
+    elif what == "unmount" and mounted:
+        await life.unmount("a")
+        await life.unstage("a")
+    elif what == "unpublish" and published and not mounted:
+        await life.unpublish("a")
+    elif what == "delete" and not published:
+        await life.delete("a")
+
+
+@settings(
+    max_examples=SEQUENCES,
+    deadline=None,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    derandomize=True,
+)
+@given(sequence=st.lists(operation, min_size=3, max_size=5))
+async def test_any_sequence_with_any_kill(life: Life, sequence: list[tuple[str, str, int, bool]]) -> None:
+    await life.create("a")
+    for what, victim, left, after in sequence:
+        executed = executioner(life, victim)
+        before = executed.kills
+        executed.arm(left, after=after)
+        await _operate(life, what)
+        executed.disarm()
+        KILLS.append(executed.kills - before)
+    await life.check()
+    await life.end()
+    assert await life.leftovers() == []
+
+
+def test_the_sequences_killed_enough() -> None:
+    kills = sum(KILLS)
+    report.merge("faults.json", {f"SIGKILL in {SEQUENCES} sequences": {"points": kills, "clean": kills}})
+    assert kills >= SEQUENCES // 2

@@ -21,9 +21,11 @@ KINDS = ["stand-in", *([pytest.param("real", marks=pytest.mark.real_spdk)] if re
 def running(request: pytest.FixtureRequest) -> Iterator[Target]:
     with tempfile.TemporaryDirectory(prefix="tgt-", dir="/tmp") as name:
         target = Target(Path(name), binary=real_binary() if request.param == "real" else "")
-        asyncio.run(target.start())
-        yield target
-        asyncio.run(target.stop())
+        try:
+            asyncio.run(target.start())
+            yield target
+        finally:
+            asyncio.run(target.stop())
 
 
 @pytest.fixture

@@ -126,6 +126,12 @@ async def test_a_host_with_a_tls_key_gets_in_by_tls_and_in_no_other_way(
     assert await connected(dpu, tmp_path, volume, port=SECURE_PORT, psk=old)
     assert not await connected(dpu, tmp_path, volume, port=SECURE_PORT)
     assert not await connected(dpu, tmp_path, volume, port=PORT)
+    await backend.grant(volume.key, HOST, keys=HostKeys(tls_psk=old), shared=False)
+    for other in (HostKeys(tls_psk=new), HostKeys()):
+        with pytest.raises(FailedPrecondition, match="publish it again"):
+            await backend.grant(volume.key, HOST, keys=other, shared=False)
+    assert await connected(dpu, tmp_path, volume, port=SECURE_PORT, psk=old), "it must not be locked out meanwhile"
+    await backend.revoke(volume.key, HOST)
     await backend.grant(volume.key, HOST, keys=HostKeys(tls_psk=new), shared=False)
     assert await connected(dpu, tmp_path, volume, port=SECURE_PORT, psk=new)
     assert not await connected(dpu, tmp_path, volume, port=SECURE_PORT, psk=old)

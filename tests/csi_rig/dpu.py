@@ -275,7 +275,8 @@ class StandInDpu(attacher_pb2_grpc.VolumeAttacherServicer):
         while True:
             await asyncio.sleep(0.05)
             for volume_id, attached in list(self.attached.items()):
-                with contextlib.suppress(SpdkClientError):
+                # The target may be away, and the volume be detached meanwhile.
+                with contextlib.suppress(SpdkClientError, OSError):
                     bdev = await self._bdev(volume_id)
                     size = bdev["block_size"] * bdev["num_blocks"]
                     if size > attached.size and self.attached.get(volume_id) is attached:

@@ -100,6 +100,20 @@ class Life:
             )
             await self._done(lambda: self.plant.nodes[_HOST].NodeExpandVolume(grow))
 
+    async def end(self) -> None:
+        """Everything that Kubernetes still has goes, in the order in which it would."""
+        for name in list(self.mounted):
+            await self.unmount(name)
+        for name in list(self.staged):
+            await self.unstage(name)
+        for name in list(self.contexts):
+            await self.unpublish(name)
+        for name in list(self.snapshots):
+            await self.delete_snapshot(name)
+        for name in list(self.volumes):
+            await self.delete(name)
+        await self.check()
+
     def write(self, name: str) -> None:
         Path(self.mounted[name], "file").write_text(CONTENT)
 

@@ -39,7 +39,7 @@ class Target:
             with self.file.open("wb") as file:
                 file.truncate(self._size)
         async with SpdkClient(self.address) as client:
-            await client.connect(deadline=20)
+            await client.connect(deadline=60)
             await client.call("bdev_aio_create", {"name": "aio0", "filename": str(self.file), "block_size": 4096})
             if fresh:
                 await client.call(

@@ -2,29 +2,26 @@
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from csi import identity
-from csi.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OutOfRange, Unsupported
+from csi.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OutOfRange
 from csi.framework import naming
 from csi.framework.backend import (
     NO_LIMITS,
     Capabilities,
-    Capacity,
-    Condition,
     Finding,
     HostKeys,
     Portal,
     Qos,
-    Segments,
     SizeRange,
-    Snapshot,
     Volume,
     VolumeSpec,
 )
 from csi.framework.backends.ceph_nvmeof.config import CephConfig, CephParameters, Listener
 from csi.framework.backends.ceph_nvmeof.gateway import Gateways
 from csi.framework.locks import Locks
+from csi.framework.minimal import MinimalBackend
 from csi.framework.sizes import MIB, rounded
 from dpu_offload_stubs.ceph_nvmeof import gateway_pb2 as pb
 
@@ -33,7 +30,7 @@ _LARGEST = 1 << 50
 _BLOCK = 512
 
 
-class CephBackend:
+class CephBackend(MinimalBackend[CephParameters]):
     """A volume's key is its RBD image's name."""
 
     def __init__(self, name: str, config: CephConfig) -> None:
@@ -54,14 +51,8 @@ class CephBackend:
         secure = bool(self._secure_portals)
         return Capabilities(expand=True, qos=True, authentication=True, encryption_in_transit=secure)
 
-    async def start(self) -> None:
-        """Channels connect with their first call."""
-
     async def close(self) -> None:
         await self._gateways.close()
-
-    def on_return(self, callback: Callable[[], Awaitable[None]]) -> None:
-        """The group restores its own state from Ceph."""
 
     # --- volumes ----------------------------------------------------------------------------------------------------
 
@@ -194,33 +185,7 @@ class CephBackend:
             await self.get(key)
             await self._limit(key, qos)
 
-    # --- what the gateways cannot do --------------------------------------------------------------------------------
-
-    async def snapshot(self, token: str, source_key: str) -> Snapshot:
-        raise InvalidArgument("the gateways take no snapshots")
-
-    async def delete_snapshot(self, key: str) -> None:
-        """There are none."""
-
-    async def snapshot_group(self, token: str, source_keys: Sequence[str]) -> Sequence[Snapshot]:
-        raise InvalidArgument("the gateways take no snapshots")
-
-    async def delete_group(self, key: str) -> None:
-        """There are none."""
-
-    async def snapshots(self) -> Sequence[Snapshot]:
-        return []
-
-    async def capacity(self, parameters: CephParameters | None, topology: Segments | None) -> Capacity:
-        raise Unsupported(f"backend {self.name}: the gateways do not tell how much space Ceph has")
-
     # --- the storage as a whole -------------------------------------------------------------------------------------
-
-    async def health(self, key: str) -> Condition:
-        volume = await self.get(key)
-        if not volume.exported:
-            return Condition(abnormal=True, message=f"not every gateway listens for volume {self._id(key)}")
-        return Condition(abnormal=False, message=f"{volume.size} bytes, {len(volume.hosts)} host(s) let in")
 
     async def converge(self, wanted: Mapping[str, Mapping[str, HostKeys]], qos: Mapping[str, Qos]) -> None:
         for volume in await self.volumes():

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +11,6 @@ from csi.framework import naming
 from csi.framework.backend import (
     Capabilities,
     Capacity,
-    Condition,
     Finding,
     HostKeys,
     Qos,
@@ -27,13 +26,14 @@ from csi.framework.backends.nvmet.files import Files
 from csi.framework.backends.nvmet.lvm import Lvm
 from csi.framework.backends.nvmet.shelf import Shelf
 from csi.framework.locks import Locks
+from csi.framework.minimal import MinimalBackend
 from csi.framework.sizes import rounded
 from csi.identity import VolumeId, subsystem_nqn, volume_of_nqn
 
 R = TypeVar("R")
 
 
-class NvmetBackend:
+class NvmetBackend(MinimalBackend[NvmetParameters]):
     """A volume's key is its name on the shelf."""
 
     def __init__(
@@ -59,12 +59,6 @@ class NvmetBackend:
     async def start(self) -> None:
         self._clones = await self._do("look at the volumes' directory", self._shelf.can_clone)
         await self.converge({}, {})
-
-    async def close(self) -> None:
-        return None
-
-    def on_return(self, callback: Callable[[], Awaitable[None]]) -> None:
-        """The kernel does not go away without this process."""
 
     # --- volumes ----------------------------------------------------------------------------------------------------
 
@@ -150,9 +144,6 @@ class NvmetBackend:
             await self._do("grow", grow)
             return await self.get(key)
 
-    async def set_qos(self, key: str, qos: Qos) -> None:
-        raise InvalidArgument("the kernel's target has no quality of service")
-
     # --- snapshots --------------------------------------------------------------------------------------------------
 
     async def snapshot(self, token: str, source_key: str) -> Snapshot:
@@ -175,12 +166,6 @@ class NvmetBackend:
         if naming.SNAPSHOT.fullmatch(key):
             await self._do("delete", lambda: self._shelf.delete(key))
 
-    async def snapshot_group(self, token: str, source_keys: Sequence[str]) -> Sequence[Snapshot]:
-        raise InvalidArgument("the kernel's target cannot stop several volumes at one instant: no group snapshots")
-
-    async def delete_group(self, key: str) -> None:
-        """There are none."""
-
     async def snapshots(self) -> Sequence[Snapshot]:
         def look() -> list[Snapshot]:
             return [
@@ -199,12 +184,6 @@ class NvmetBackend:
         return Capacity(
             available=free, largest=free if thick else total, smallest=await self._do("look", self._shelf.unit)
         )
-
-    async def health(self, key: str) -> Condition:
-        volume = await self.get(key)
-        if not volume.exported:
-            return Condition(abnormal=True, message=f"the kernel's target does not offer volume {self._id(key)}")
-        return Condition(abnormal=False, message=f"{volume.size} bytes, {len(volume.hosts)} host(s) let in")
 
     async def converge(self, wanted: Mapping[str, Mapping[str, HostKeys]], qos: Mapping[str, Qos]) -> None:
         for volume in await self.volumes():

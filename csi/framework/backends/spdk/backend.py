@@ -1,7 +1,6 @@
 """The verbs of backend kind `spdk`: each looks at what is there, then does only what is missing."""
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -67,8 +66,8 @@ class SpdkBackend:
     # --- life -------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        for address, target in self._store.targets.items():
-            target.client.on_connect(functools.partial(self._returned, address))
+        for target in self._store.targets.values():
+            target.client.on_connect(self._returned)
             self._spawn(self._first_connection(target))
 
     async def close(self) -> None:
@@ -94,8 +93,7 @@ class SpdkBackend:
             except SpdkUnavailable as error:
                 _log.warning("backend %s: %s", self.name, error)
 
-    def _returned(self, address: str) -> None:
-        self._store.exports[address].forget_transports()
+    def _returned(self) -> None:
         for callback in self._callbacks:
             self._spawn(self._called(callback))
 
@@ -201,7 +199,7 @@ class SpdkBackend:
         place = names.volume_place(key)
         async with self._store.locks.hold(place.lvol):
             pool, _, subsystem = await self._store.look(key)
-            if subsystem is None or not subsystem.whole(pool.config):
+            if subsystem is None or not subsystem.whole(pool.config.listening):
                 await self._store.ensure_export(key, known=subsystem, looked=True)
             await self._store.exports_of(pool).limit(pool.bdev_name(place.lvol), qos)
 
@@ -267,7 +265,7 @@ class SpdkBackend:
         pool, bdev, subsystem = await self._store.look(key)
         if subsystem is None or not subsystem.namespaces:
             return Condition(abnormal=True, message=f"volume {self._store.id(key)} is not exported by its target")
-        if not subsystem.whole(pool.config):
+        if not subsystem.whole(pool.config.listening):
             return Condition(
                 abnormal=True, message=f"the target does not listen everywhere for volume {self._store.id(key)}"
             )

@@ -7,6 +7,16 @@ import msgspec
 from csi.framework.backend import Portal
 
 
+class Listening(msgspec.Struct, frozen=True):
+    """Where a target offers volumes: each of them in clear or with TLS, never both."""
+
+    clear: tuple[Portal, ...]
+    tls: tuple[Portal, ...] = ()
+
+    def at(self, *, secure: bool) -> tuple[Portal, ...]:
+        return self.tls if secure else self.clear
+
+
 class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One lvol store of one SPDK target. Several pools may share an address.
 
@@ -26,9 +36,9 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     key_directory: str = ""
     target_key_directory: str = ""
 
-    def listening(self, *, secure: bool) -> tuple[Portal, ...]:
-        """Where a volume is offered: with TLS or without, never both."""
-        return self.secure_portals if secure else self.portals
+    @property
+    def listening(self) -> Listening:
+        return Listening(self.portals, self.secure_portals)
 
 
 class SpdkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from csi import identity
 from csi.errors import FailedPrecondition, Internal
 from csi.framework.backend import HostKeys, Portal, Qos
 from csi.framework.backends.spdk.calls import Target, translate, translated
-from csi.framework.backends.spdk.config import PoolConfig
+from csi.framework.backends.spdk.config import Listening
 from csi.framework.backends.spdk.keyring import Keyring
 from csi.framework.backends.spdk.records import Subsystem
 from foundation.spdk.errors import SpdkClientError, SpdkError
@@ -21,10 +21,8 @@ class Exports:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._transports: set[str] = set()
-
-    def forget_transports(self) -> None:
-        """After a restart the target has lost them."""
-        self._transports.clear()
+        # A restarted target has lost them.
+        target.client.on_connect(self._transports.clear)
 
     async def find(self, nqn: str) -> Subsystem | None:
         try:
@@ -42,13 +40,13 @@ class Exports:
         return {each.nqn: each for each in found if identity.volume_of_nqn(each.nqn) is not None}
 
     async def ensure(
-        self, volume: identity.VolumeId, bdev: str, pool: PoolConfig, *, known: Subsystem | None, secure: bool
+        self, volume: identity.VolumeId, bdev: str, listening: Listening, *, known: Subsystem | None, secure: bool
     ) -> None:
         """Makes what is missing of subsystem, namespace and listeners. `known`: what a look has just shown.
 
         `secure`: with TLS and not without. Listeners of the other sort go first.
         """
-        portals = pool.listening(secure=secure)
+        portals = listening.at(secure=secure)
         await self._ensure_transports(portals)
         nqn = identity.subsystem_nqn(volume)
         calls: list[tuple[str, dict[str, object]]] = []
@@ -77,7 +75,7 @@ class Exports:
             calls.append(("nvmf_subsystem_add_ns", {"nqn": nqn, "namespace": space}))
         calls.extend(
             ("nvmf_subsystem_remove_listener", {"nqn": nqn, "listen_address": _address(portal)})
-            for portal in pool.listening(secure=not secure)
+            for portal in listening.at(secure=not secure)
             if known is not None and known.listens_at(portal)
         )
         calls.extend(
@@ -113,10 +111,8 @@ class Exports:
             if await self.find(nqn) is not None:
                 raise translate(error, f"delete subsystem {nqn}") from error
 
-    async def admit(
-        self, subsystem: Subsystem, host: str, *, keys: HostKeys, keyring: Keyring | None, secured: bool
-    ) -> None:
-        """Lets `host` in, with `keys` if any; new ones replace those it had. `secured`: it had to use TLS so far."""
+    async def admit(self, subsystem: Subsystem, host: str, *, keys: HostKeys, keyring: Keyring | None) -> None:
+        """Lets `host` in, with `keys` if any; new keys for authentication replace those it had, without a break."""
         named: dict[str, str] = {}
         if keys:
             if keyring is None:
@@ -126,14 +122,8 @@ class Exports:
             named = await keyring.put(subsystem.nqn, host, keys)
         params: dict[str, object] = {"nqn": subsystem.nqn, "host": host, **named}
         present = next((other for other in subsystem.hosts if other.nqn == host), None)
-        # An old TLS key goes only when the new one is in force, so whoever finds one has the change still to make.
-        old = await keyring.psks(subsystem.nqn, host) - {named.get("psk", "")} if keyring and present else set()
         try:
-            if present is not None and (old or secured != bool(keys.tls_psk)):
-                # SPDK changes a host's TLS key only by letting it in anew. That ends its connections, as it must.
-                await self._target.ask(bool, "nvmf_subsystem_remove_host", {"nqn": subsystem.nqn, "host": host})
-                await self._target.ask(bool, "nvmf_subsystem_add_host", params)
-            elif present is None:
+            if present is None:
                 await self._target.ask(bool, "nvmf_subsystem_add_host", params)
             elif named.get("dhchap_key"):
                 rotation = {key: value for key, value in params.items() if key != "psk"}

@@ -42,7 +42,7 @@ class Keyring:
         for kind, secret in given.items():
             if not secret:
                 continue
-            name = f"{_stem(nqn, host)}-{kind}-{identity.hashed(secret)[:8]}"
+            name = self.name(nqn, host, kind, secret)
             await asyncio.to_thread(_write, self._directory / name, secret)
             try:
                 await self._target.ask(bool, "keyring_file_add_key", {"name": name, "path": str(self._seen_as / name)})
@@ -51,6 +51,10 @@ class Keyring:
                     raise translate(error, f"add key {name} to the target's keyring") from error
             named[kind] = name
         return named
+
+    def name(self, nqn: str, host: str, kind: str, secret: str) -> str:
+        """Another one for another secret."""
+        return f"{_stem(nqn, host)}-{kind}-{identity.hashed(secret)[:8]}"
 
     async def psks(self, nqn: str, host: str) -> set[str]:
         """Names of the TLS keys that the target has for this host."""

@@ -3,7 +3,7 @@
 import msgspec
 
 from csi.framework.backend import Portal, Qos
-from csi.framework.backends.spdk.config import PoolConfig
+from csi.framework.backends.spdk.config import Listening
 
 
 class LvolFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,12 +109,13 @@ class Subsystem(msgspec.Struct, frozen=True, kw_only=True):
     def listens_at(self, portal: Portal) -> bool:
         return any(address.is_portal(portal) for address in self.listen_addresses)
 
-    def listens(self, pool: PoolConfig, *, secure: bool) -> bool:
+    def listens(self, listening: Listening, *, secure: bool) -> bool:
         """Everywhere with TLS, or everywhere without; nowhere the other way."""
-        wanted, unwanted = pool.listening(secure=secure), pool.listening(secure=not secure)
+        wanted, unwanted = listening.at(secure=secure), listening.at(secure=not secure)
         return bool(wanted) and all(map(self.listens_at, wanted)) and not any(map(self.listens_at, unwanted))
 
-    def whole(self, pool: PoolConfig) -> bool:
-        """Whether nothing of an export is missing, and nobody gets in unnamed."""
-        listening = any(self.listens(pool, secure=secure) for secure in (False, True))
-        return bool(self.namespaces) and not self.allow_any_host and listening
+    def whole(self, listening: Listening, *, secure: bool | None = None) -> bool:
+        """Whether nothing of an export is missing, and nobody gets in unnamed. `secure` None: either way will do."""
+        ways = (False, True) if secure is None else (secure,)
+        offered = any(self.listens(listening, secure=way) for way in ways)
+        return bool(self.namespaces) and not self.allow_any_host and offered

@@ -75,7 +75,7 @@ class Store:
             secure_portals=pool.config.secure_portals,
             topology=(pool.config.topology,) if pool.config.topology else (),
             hosts=tuple(sorted(host.nqn for host in subsystem.hosts)) if subsystem else (),
-            exported=subsystem is not None and subsystem.whole(pool.config),
+            exported=subsystem is not None and subsystem.whole(pool.config.listening),
         )
 
     def snapshot_record(self, pool: Pool, lvol: str, size: int) -> Snapshot:
@@ -116,10 +116,21 @@ class Store:
         if others and before != secure:
             how = "without" if secure else "with"
             raise FailedPrecondition(f"{who} is in use {how} TLS by {elsewhere}; unpublish it there first")
-        if subsystem is None or not subsystem.whole(pool.config) or not subsystem.listens(pool.config, secure=secure):
-            subsystem = await self.ensure_export(key, known=subsystem, looked=True, secure=secure)
         keyring = self.keyrings.get(pool.name)
-        await self.exports_of(pool).admit(subsystem, host, keys=keys, keyring=keyring, secured=before)
+        if subsystem is not None and host in [each.nqn for each in subsystem.hosts] and keyring is not None:
+            known = await keyring.psks(subsystem.nqn, host)
+            if known and keyring.name(subsystem.nqn, host, "psk", keys.tls_psk) not in known:
+                raise FailedPrecondition(
+                    f"{who} is attached with another TLS key by {host}: SPDK takes one only when it connects; "
+                    "unpublish the volume and publish it again"
+                )
+        if (
+            subsystem is None
+            or not subsystem.whole(pool.config.listening)
+            or not subsystem.listens(pool.config.listening, secure=secure)
+        ):
+            subsystem = await self.ensure_export(key, known=subsystem, looked=True, secure=secure)
+        await self.exports_of(pool).admit(subsystem, host, keys=keys, keyring=keyring)
 
     async def secure(self, pool: Pool, subsystem: Subsystem | None) -> bool:
         """Whether those who are let in have to use TLS. SPDK's hosts do not tell; listeners do, or else keys."""
@@ -144,7 +155,7 @@ class Store:
         for attempt in (1, 2):
             wanted = await self.secure(pool, known) if secure is None else secure
             try:
-                await exports.ensure(self.id(key), bdev, pool.config, known=known, secure=wanted)
+                await exports.ensure(self.id(key), bdev, pool.config.listening, known=known, secure=wanted)
                 break
             except CsiError:
                 # A remainder of an earlier life of the name: look again, and do what is then still missing.

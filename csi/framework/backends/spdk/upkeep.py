@@ -28,7 +28,11 @@ class Upkeep:
                 if limits is not None and bdevs[lvol].has_limits(limits):
                     limits = None
                 secure = any(keys.tls_psk for keys in wanted.get(key, {}).values())
-                whole = known is not None and known.whole(pool.config) and known.listens(pool.config, secure=secure)
+                whole = (
+                    known is not None
+                    and known.whole(pool.config.listening)
+                    and known.listens(pool.config.listening, secure=secure)
+                )
                 if not whole or missing or limits is not None:
                     await self._restore(key, wanted.get(key, {}), limits)
 
