@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +35,35 @@ SOURCE, TARGET = "source", "target"
 COUNTED: set[str] = set()
 
 
-@pytest.fixture
-async def two() -> AsyncIterator[Plant]:
-    """Two hosts with a DPU each."""
+@pytest.fixture(scope="module")
+def running_target() -> Iterator[Target]:
     with tempfile.TemporaryDirectory(prefix="kv-", dir="/tmp") as name:
-        directory = Path(name)
-        target = Target(directory, size=4 << 30)
-        await target.start()
-        try:
-            (directory / "plant").mkdir()
-            async with plant(directory / "plant", target, Authority(directory / "pki")) as built:
-                for host in (SOURCE, TARGET):
-                    await built.add_host(host)
-                yield built
-        finally:
-            await target.stop()
-            for device in await loops.below(directory):
-                await loops.detach(device)
+        target = Target(Path(name), size=4 << 30)
+        asyncio.run(target.start())
+        yield target
+        asyncio.run(cleared(target))
+
+
+async def cleared(target: Target) -> None:
+    await target.stop()
+    for device in await loops.below(target.file.parent):
+        await loops.detach(device)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture
+async def two(running_target: Target, authority: Authority) -> AsyncIterator[Plant]:
+    """Two hosts with a DPU each."""
+    await running_target.empty()
+    with tempfile.TemporaryDirectory(prefix="kv-", dir="/tmp") as name:
+        async with plant(Path(name), running_target, authority) as built:
+            for host in (SOURCE, TARGET):
+                await built.add_host(host)
+            yield built
 
 
 @pytest.fixture
@@ -242,9 +254,8 @@ async def killed_in_it(built: Plant, mortal: Mortal, host: str, work: Callable[[
                 return
 
 
-@pytest.mark.parametrize(
-    "succeeds", [pytest.param(True, id="succeeds"), pytest.param(False, id="fails", marks=pytest.mark.faults)]
-)
+@pytest.mark.faults
+@pytest.mark.parametrize("succeeds", [True, False], ids=["succeeds", "fails"])
 async def test_killed_at_each_phase_of_a_migration_one_writer_is_left(two: Plant, succeeds: bool) -> None:
     mortal = Mortal(two)
     await mortal.start()
