@@ -1,7 +1,9 @@
-"""The bridge under test: --target HOST:PORT (clear text) or unix:/path; the function it may use: --function PF.VF."""
+"""The bridge under test: --target HOST:PORT or unix:/path; the function it may use: --function PF.VF."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+import grpc
 import grpc.aio
 import pytest
 
@@ -25,10 +27,26 @@ async def api(request: pytest.FixtureRequest) -> AsyncIterator[OpiClient]:
     target = request.config.getoption("--target")
     if not target:
         pytest.fail("say which bridge: --target HOST:PORT or --target unix:/path")
-    # Some servers close a connection whose authority is a socket's path.
-    settings = [("grpc.default_authority", "localhost")]
-    async with grpc.aio.insecure_channel(target, options=settings) as channel:
+    async with _channel(target, request.config) as channel:
         yield OpiClient(channel)
+
+
+def _channel(target: str, config: pytest.Config) -> grpc.aio.Channel:
+    authority = _file(config, "--target-ca")
+    if authority is None:
+        # Some servers close a connection whose authority is a socket's path.
+        return grpc.aio.insecure_channel(target, options=[("grpc.default_authority", "localhost")])
+    name = config.getoption("--target-name")
+    credentials = grpc.ssl_channel_credentials(
+        authority, private_key=_file(config, "--target-key"), certificate_chain=_file(config, "--target-certificate")
+    )
+    options = [("grpc.ssl_target_name_override", name)] if name else []
+    return grpc.aio.secure_channel(target, credentials, options=options)
+
+
+def _file(config: pytest.Config, option: str) -> bytes | None:
+    path = config.getoption(option)
+    return Path(path).read_bytes() if path else None
 
 
 @pytest.fixture
