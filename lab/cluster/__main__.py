@@ -29,8 +29,11 @@ async def _serve(kubeconfig: Path, csi_socket: Path, driver: str) -> None:
         controllers = VolumeControllers(client, driver)
         reflectors: list[Reflector[Any]] = [*provisioner.reflectors, *attacher.reflectors, *controllers.reflectors]
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(reflector.run()) for reflector in reflectors]
+        # A cluster need not have the snapshots' definitions; what asks for one meanwhile is tried again.
+        optional = provisioner.snapshotter.reflectors
         for reflector in reflectors:
-            await reflector.synced()
+            if reflector not in optional:
+                await reflector.synced()
         queues = (
             *(provisioner.claims_queue, provisioner.volumes_queue, provisioner.snapshotter.queue),
             *(attacher.queue, controllers.queue),
