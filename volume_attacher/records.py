@@ -8,6 +8,7 @@ a line that was cut off by a loss of power is the last one, and never happened.
 import asyncio
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -63,7 +64,26 @@ class Records:
                 damaged = True
         if damaged:
             self._path.with_suffix(".damaged").write_bytes(content)
+        former = self._path.with_suffix("")
+        self._take_over(former)
         self._rewrite()
+        shutil.rmtree(former, ignore_errors=True)
+
+    def _take_over(self, directory: Path) -> None:
+        """What versions before 0.1.0 kept in a file each. What the one file says is newer."""
+        for path in sorted(directory.glob("*.json")):
+            try:
+                record = msgspec.json.decode(path.read_bytes(), type=Record)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                log.error("the record %s cannot be read and is left out: %s", path, error)
+                path.rename(self._path.with_name(f"{path.name}.damaged"))
+            else:
+                self._records.setdefault(record.volume_id, record)
+        try:
+            nsids = msgspec.json.decode((directory / "nsids").read_bytes(), type=list[tuple[tuple[int, int, int], int]])
+        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+            return
+        self.nsids = dict(nsids) | self.nsids
 
     def _apply(self, change: Change) -> None:
         if change.record is not None:

@@ -98,7 +98,7 @@ def _narrowed(body: Body, prefix: str) -> Body:
 async def _in_force(server: Server) -> None:
     """A policy takes a moment to be seen by the server that made it."""
     path, link = f"/api/v1/nodes/{server.prefix}other", f"{GROUP}/link"
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(50):
         while await server.annotate(path, {link: "x"}, user="somebody") != REFUSED:
             await server.annotate(path, {link: None}, user="somebody")
             await asyncio.sleep(0.1)
