@@ -43,11 +43,12 @@ class Acme(IntelNpi):
 async def test_the_pages_card_does_what_every_card_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, acme = _the_pages_card()
     assert len(source.splitlines()) <= 60
-    monkeypatch.setattr(
-        app, "make_card", lambda config, session, _ledger: acme(session, functions_of(config.functions))
-    )
-    # Its process is SPDK's target with one more transport, as Intel's is, whose settings it borrows.
-    process = IntelNpi()
+
+    def make_card(config: CardConfig, session: Session, _ledger: Ledger) -> Any:
+        return acme(session, functions_of(config.functions))
+
+    monkeypatch.setattr(app, "make_card", make_card)
+    process = Acme()
     async with bridge(tmp_path, "intel_npi", process) as (api, _):
         for controller_first in (False, True):
             process.log.clear()
