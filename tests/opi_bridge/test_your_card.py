@@ -10,6 +10,9 @@ import pytest
 from opi_bridge import app
 from opi_bridge.cards.choice import functions_of
 from opi_bridge.cards.model import Slot
+from opi_bridge.config import CardConfig
+from opi_bridge.ledger import Ledger
+from opi_bridge.session import Session
 from tests.opi_bridge.fake_cards import IntelNpi
 from tests.opi_bridge.test_cards import CARDS, bridge, make, unmake
 
