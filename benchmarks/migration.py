@@ -122,7 +122,7 @@ async def measure(rig: Rig) -> tuple[list[float], list[float]]:
             Watched(guest.namespace, peers[1][0].netns, peers[1][1]) as second,
         ):
             for number in range(ROUNDS):
-                ours.append(await move(running, HOST if number % 2 == 0 else DEFAULT, watched=first))
+                ours += await move(running, HOST if number % 2 == 0 else DEFAULT, first)
                 floor.append(await hand.move(DPU if number % 2 == 0 else DEFAULT, second))
     return ours, floor
 

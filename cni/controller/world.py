@@ -387,6 +387,7 @@ class World:
             "node": len(self.nodes),
             "namespace": len(self.namespaces),
             "pod": len(self.pods),
+            "vm": len(self.machines),
             "networkpolicy": len(self.policies),
             "service": len(self.services),
             "endpointslice": len(self._slices),

@@ -78,11 +78,15 @@ async def test_a_guest_learns_all_it_needs_by_dhcp_and_router_advertisement(runn
 
 async def test_a_connection_outlives_a_migration_to_a_host_with_a_dpu_and_back(running: Running) -> None:
     await configured(running)
-    peer, address = await running.rig.peer(DPU)
-    async with Watched(running.guest.namespace, peer.netns, address) as watched:
-        there = await move(running, HOST, watched=watched)
-        back = await move(running, DEFAULT, watched=watched)
-    say(f"the connection stood still for {there:.1f} ms on the way there, {back:.1f} ms on the way back")
+    peer, _ = await running.rig.peer(DPU)
+    v4, v6 = (each["address"].partition("/")[0] for each in peer.result["ips"])
+    name = running.guest.namespace
+    async with Watched(name, peer.netns, v4) as first, Watched(name, peer.netns, v6) as second:
+        there = await move(running, HOST, first, second)
+        back = await move(running, DEFAULT, first, second)
+        untold = await move(running, HOST, first, second, announce=False)
+    for gaps, way in ((there, "on the way there"), (back, "on the way back"), (untold, "without an announcement")):
+        say(f"the connections stood still for {gaps[0]:.1f} ms (IPv4), {gaps[1]:.1f} ms (IPv6) {way}")
     assert len(running.rig.bindings(running.port)) == 1
 
 

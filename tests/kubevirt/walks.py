@@ -82,20 +82,28 @@ async def started(rig: Rig) -> AsyncIterator[Running]:
 
 async def configured(running: Running) -> None:
     """The guest has set itself up with what it was given."""
-    v4 = running.ips[0]
-    gateway = (await running.given())["gateways"][0]
-    await ip(f"addr replace {v4} dev eth0", f"route replace default via {gateway}", namespace=running.guest.namespace)
+    given = await running.given()
+    for address, gateway in zip(given["ips"], given["gateways"], strict=True):
+        everywhere = "::/0" if ":" in gateway else "0.0.0.0/0"
+        await ip(
+            f"addr replace {address} dev eth0",
+            f"route replace {everywhere} via {gateway} dev eth0",
+            namespace=running.guest.namespace,
+        )
 
 
-async def move(running: Running, node: str, *, watched: Watched) -> float:
-    """One pre-copy migration, phase by phase; the longest stand-still of the connection in milliseconds."""
+async def move(running: Running, node: str, *watched: Watched, announce: bool = True) -> list[float]:
+    """One pre-copy migration, phase by phase; the longest stand-still of each connection in milliseconds.
+
+    `announce`: the guest's cards are announced, else KubeVirt's word alone hands the port over.
+    """
     rig, machine, guest = running.rig, running.machine, running.guest
     begun = await machine.begin(node)
     target = await rig.add(begun.target)
     await machine.running(begun)
     await guest.plug(target.netns)
-    await watched.gap()
-    guest.run(target.netns, announce=True)
+    await asyncio.gather(*(each.gap() for each in watched))
+    guest.run(target.netns, announce=announce)
     await machine.ready(begun)
     await rig.bound(running.port, node)
     await machine.succeed(begun)
@@ -103,4 +111,4 @@ async def move(running: Running, node: str, *, watched: Watched) -> float:
     await running.over(begun)
     running.sandbox = target
     await asyncio.sleep(SETTLED_SECONDS)
-    return await watched.gap()
+    return await asyncio.gather(*(each.gap() for each in watched))
