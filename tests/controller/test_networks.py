@@ -149,6 +149,23 @@ async def test_layer3_gives_each_node_a_part_and_keeps_it(northbound: Northbound
     assert entries[0][0]["ips"][0].rpartition(".")[0] != entries[0][1]["ips"][0].rpartition(".")[0]
 
 
+async def test_a_network_without_a_part_for_another_node_says_so_until_there_is_one(stage: Stage) -> None:
+    stage.put("network", nad(topology="layer3", subnets="172.16.0.0/25/26"))
+    stage.put("node", node("n3", "10.3.0.0/24"))
+    stage.put("pod", *(pod(f"p{index}", on=f"n{index}", annotations=asking("blue")) for index in (1, 2, 3)))
+    await stage.settle()
+    (owner,) = stage.problems
+    assert stage.problems[owner].reason == "AddressesExhausted"
+    assert "172.16.0.0/25 has no free /26 for ns/blue" in str(stage.problems[owner])
+    assert f"ns_{owner.key.partition('/')[2]}" in stage.named("Logical_Switch_Port")
+    other = next(index for index in (1, 2, 3) if owner.key != f"ns/p{index}")
+    stage.remove("pod", f"ns/p{other}")
+    stage.remove("node", f"n{other}")
+    await stage.settle()
+    assert stage.problems == {}
+    assert "ns/blue" in stage.annotations[owner.key]
+
+
 async def test_packets_stay_in_their_network() -> None:
     """By real OVN: between nodes of a layer3 network, never between two networks."""
     async with Tracer() as tracer, Stage(tracer.central.nb) as stage:

@@ -35,7 +35,7 @@ def checked(name: str, texts: Sequence[str], others: Mapping[str, Sequence[IPNet
 def pick(
     name: str, ranges: Sequence[IPNetwork], prefixes: tuple[int, int], is_free: Callable[[IPNetwork], bool]
 ) -> tuple[IPNetwork, ...]:
-    """One subnet of each range for node `name`, of the prefix length for its family (IPv4, IPv6).
+    """One subnet of each range for `name`, a node or a network on a node; `prefixes`: lengths for IPv4, IPv6.
 
     Where the search begins is a function of the name, so that a node that comes back finds its subnet again while it is
     free. Raises AddressesExhausted, or InvalidNode for a prefix length that the range cannot hold.
@@ -59,5 +59,5 @@ def _one(name: str, whole: IPNetwork, length: int, is_free: Callable[[IPNetwork]
         if is_free(candidate):
             return candidate
     raise AddressesExhausted(
-        f"range {whole} has no free /{length} for node {name}: widen cluster.ranges", waits_for=("ranges",)
+        f"range {whole} has no free /{length} for {name}: widen it, or remove nodes", waits_for=("ranges",)
     )
