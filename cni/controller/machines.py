@@ -23,7 +23,7 @@ from cni.controller.translate.placement import Launcher, Placement, place
 
 @dataclass(eq=False, slots=True)
 class _Known:
-    """All that is known of one machine. `latest`: the newest word on its interfaces, kept while any pod of it lives.
+    """All that is known of one machine. `latest`: what its interfaces are like, kept while any pod of it lives.
 
     `last`: what it had on the default network, `home` where that is from.
     """
@@ -124,10 +124,12 @@ class Machines:
 
     def _changed(self, key: str, known: _Known, machine: Machine | None) -> list[Owner]:
         touched = [vm_owner(key)]
+        # A running guest is as its instance says, whatever its author has in mind for the next one.
+        if known.instance is not None:
+            known.latest = known.instance.machine
+        elif not known.pods or known.latest is None:
+            known.latest = known.vm
         if machine is not None:
-            if machine is not known.vm or (known.instance is None and not known.pods):
-                # A running guest is as its instance says, whatever its author has in mind for the next one.
-                known.latest = machine
             self._claim(key, known, machine.written)
         elif not known.exists:
             home = known.home
