@@ -64,6 +64,14 @@ async def test_an_attachment_with_another_specification_is_refused(rig: DpuRig) 
     assert (after.function, after.state) == (before.function, before.state)
 
 
+async def test_a_request_of_ten_megabytes_is_refused(rig: DpuRig) -> None:
+    volume = await rig.volume("a")
+    request = volume.request()
+    request.volume_id = "x" * (10 << 20)
+    assert await _refused(rig.stub.Attach(request)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert await rig.leftovers() == {}
+
+
 async def test_volumes_go_side_by_side_onto_functions_of_their_own(rig: DpuRig) -> None:
     volumes = [await rig.volume(f"v{number}") for number in range(8)]
     attached = await asyncio.gather(*(rig.stub.Attach(volume.request()) for volume in volumes))
