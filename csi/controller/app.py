@@ -3,6 +3,7 @@
 import asyncio
 
 from csi.calls import Calls
+from csi.controller.classes import Classes
 from csi.controller.cluster import Cluster
 from csi.controller.config import CsiControllerConfig
 from csi.controller.converge import Converger
@@ -44,7 +45,14 @@ async def start(config: CsiControllerConfig, daemon: Daemon) -> None:
     daemon.on_stop(dpus.close)
     calls = Calls()
     cluster = Cluster(volumes=volumes.store, attachments=attachments.store, classes=classes.store, directory=directory)
-    parts = Parts(registry=registry, directory=directory, dpus=dpus, calls=calls, uses=Uses(cluster.uses))
+    parts = Parts(
+        registry=registry,
+        directory=directory,
+        dpus=dpus,
+        calls=calls,
+        uses=Uses(cluster.uses),
+        classes=Classes(cluster.context_of),
+    )
     converger = Converger(registry=registry, cluster=cluster, kube=kube, every_seconds=config.converge_seconds)
     garbage = Garbage(registry=registry, cluster=cluster, directory=directory, calls=calls, config=config.garbage)
     for backend in registry.backends.values():

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from csi import identity
+from csi.calls import lock_of
 from csi.controller.directory import Directory, Dpu
 from csi.controller.uses import Use
 from csi.controller.volume_context import VolumeContext, parse
@@ -45,6 +46,16 @@ class Cluster:
 
     def volume_ids(self) -> set[identity.VolumeId]:
         return {volume_id for _, volume_id in self._ours()}
+
+    def context_of(self, lock: str) -> VolumeContext | None:
+        """The volume context of the volume that `calls.lock_of` gives this name to."""
+        for volume, volume_id in self._ours():
+            if volume.spec.csi is not None and lock_of(str(volume_id)) == lock:
+                try:
+                    return parse(volume.spec.csi.volume_attributes or {})
+                except InvalidArgument:
+                    return None
+        return None
 
     def accesses(self) -> Iterator[Access]:
         """One for each VolumeAttachment of this driver whose volume and DPU are known."""

@@ -6,7 +6,7 @@ from csi import capabilities, identity
 from csi.controller import volume_context
 from csi.controller.parts import Parts
 from csi.errors import InvalidArgument, NotFound
-from csi.framework import parameters
+from csi.framework import naming, parameters
 from csi.framework.backend import Backend, SizeRange, Source, Volume, VolumeSpec
 from dpu_offload_stubs.csi import csi_pb2
 
@@ -56,12 +56,21 @@ def check(
 
 async def create(parts: Parts, request: csi_pb2.CreateVolumeRequest) -> csi_pb2.CreateVolumeResponse:
     backend, spec, common = check(parts, request)
+    lock = lock_of_name(request.name)
+    parts.classes.compare(lock, volume_context.of_new_volume(None, common), name=request.name)
     volume = await backend.create(spec)
     message = as_message(backend, volume)
-    message.volume_context.update(volume_context.of_new_volume(volume, common).as_text())
+    context = volume_context.of_new_volume(volume, common)
+    parts.classes.note(lock, context)
+    message.volume_context.update(context.as_text())
     if request.HasField("volume_content_source"):
         message.content_source.CopyFrom(request.volume_content_source)
     return csi_pb2.CreateVolumeResponse(volume=message)
+
+
+def lock_of_name(name: str) -> str:
+    """What `calls.lock_of` makes of the id of the volume that has this name, or will have it."""
+    return naming.volume(identity.hashed(name))
 
 
 def as_message(backend: Backend[Any], volume: Volume) -> csi_pb2.Volume:

@@ -6,6 +6,7 @@ from typing import Any
 
 from csi import identity
 from csi.calls import Calls
+from csi.controller.classes import Classes
 from csi.controller.directory import Directory
 from csi.controller.dpus import Dpus
 from csi.controller.uses import Uses
@@ -21,6 +22,7 @@ class Parts:
     dpus: Dpus
     calls: Calls
     uses: Uses
+    classes: Classes
 
     def volume(self, volume_id: str, *, field: str = "volume_id") -> tuple[Backend[Any], identity.VolumeId]:
         """The backend that serves the id. Raises InvalidArgument when it is missing, NotFound when it is not ours."""

@@ -58,7 +58,7 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         return await self._parts.calls.joined(
             context,
             request,
-            f"v{identity.hashed(request.name)}",
+            create_volume.lock_of_name(request.name),
             lambda: create_volume.create(self._parts, request),
             name=request.name[:256],
         )
@@ -71,6 +71,7 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         except NotFound:
             return csi_pb2.DeleteVolumeResponse()
         await self._on_volume(context, request, lambda: backend.delete(volume_id.key))
+        self._parts.classes.forget(lock_of(request.volume_id))
         return csi_pb2.DeleteVolumeResponse()
 
     async def ControllerPublishVolume(

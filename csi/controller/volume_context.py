@@ -6,7 +6,7 @@ import msgspec
 
 from csi import capabilities
 from csi.errors import InvalidArgument
-from csi.framework.backend import Volume
+from csi.framework.backend import Portal, Volume
 from csi.framework.parameters import ClassParameters
 from dpu_offload_stubs.csi import csi_pb2
 
@@ -33,9 +33,11 @@ def _items(context: VolumeContext) -> list[tuple[str, str | bool]]:
     return list(msgspec.to_builtins(context).items())
 
 
-def of_new_volume(volume: Volume, parameters: ClassParameters) -> VolumeContext:
+def of_new_volume(volume: Volume | None, parameters: ClassParameters) -> VolumeContext:
     policy = parameters.function_policy
-    portals = volume.secure_portals if parameters.encryption_in_transit else volume.portals
+    portals: tuple[Portal, ...] = ()
+    if volume is not None:
+        portals = volume.secure_portals if parameters.encryption_in_transit else volume.portals
     return VolumeContext(
         portals=msgspec.json.encode(portals).decode(),
         transport=parameters.transport,

@@ -1,5 +1,6 @@
 """Bad input to every RPC of the controller: the code that the specification asks for, before anything has changed."""
 
+import asyncio
 import base64
 import binascii
 from typing import Any
@@ -192,10 +193,33 @@ async def test_another_volume_under_an_existing_name(one: Plant) -> None:
         {"size": 128 * MIB},
         {"parameters": {"provisioning": "thick"}},
         {"volume_content_source": source(volume=VOLUME)},
+        {"parameters": {"encryption": "true"}},
+        {"parameters": {"transport": "kernel"}},
+        {"parameters": {"functionPolicy": "hotplug"}},
     ]
     for changed in changes:
         await refused(one.create(**changed), EXISTS)
         assert (await one.create()).volume_id == volume.volume_id
+    await one.delete(volume)
+    again = await one.create(parameters={"encryption": "true"})
+    assert again.volume_id == volume.volume_id, "the name is free again"
+    await refused(one.create(), EXISTS)
+
+
+async def test_a_new_controller_compares_with_the_persistent_volume(one: Plant) -> None:
+    volume = await one.create(parameters={"functionPolicy": "hotplug"})
+    await one.attachment(volume, "host1", {})
+    await one.start_controller(socket=str(one.directory / "second.sock"))
+    words = ""
+    for _ in range(500):
+        try:
+            await one.create()
+        except grpc.aio.AioRpcError as error:
+            words = f"{error.code()} {error.details()}"
+            break
+        await asyncio.sleep(0.02)
+    assert "ALREADY_EXISTS" in words
+    assert "functionPolicy=hotplug" in words
 
 
 def interchange(prefix: str, key: bytes) -> str:

@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from csi import identity
+from csi.node_host import mounts
 from dpu_offload_stubs.csi import csi_pb2
 from tests.csi_rig.plant import MIB, Mode, Plant, block_capability, mount_capability
 
@@ -192,3 +193,7 @@ async def test_bad_input(one: Plant) -> None:
         (node.NodeExpandVolume(csi_pb2.NodeExpandVolumeRequest(volume_id="spdk:a", volume_path="/a")), missing),
     ):
         await refused(call, code)
+    assert not Path("/s").exists()
+    assert not Path("/t").exists()
+    assert not list((one.directory / "host1/state").glob("*")), "nothing is remembered of what was refused"
+    assert not [each for each in mounts.table() if each.point.startswith(str(one.directory))]
