@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 REPORTS := build/reports
 
-.PHONY: demo test lint type bench proto manifests clean setup test-real test-vm test-arm test-faults
+.PHONY: docs demo test lint type bench proto manifests clean setup test-real test-vm test-arm test-faults
 
 setup:
 	@tools/setup
@@ -51,6 +51,9 @@ bench: setup
 	  case $$name in __init__|report) continue;; esac; \
 	  echo "== $$name"; $(PYTHON) -m benchmarks.$$name || exit 1; \
 	done
+
+docs: setup
+	@.venv/bin/mkdocs build --strict --quiet && echo "build/site/index.html"
 
 proto: setup
 	@$(PYTHON) hatch_build.py --force
