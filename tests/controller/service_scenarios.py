@@ -6,6 +6,7 @@ pods' addresses.
 
 from __future__ import annotations
 
+import random
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -208,3 +209,40 @@ def moments(addresses: Addresses) -> dict[str, Moment]:
         "changed": Moment(changed.services, changed.slices),
         "without a node": Moment(outside.services, [_without(each, "n2") for each in outside.slices], gone=("n2",)),
     }
+
+
+def drawn(source: random.Random, addresses: Addresses, count: int) -> dict[str, Moment]:
+    """Moments with services thrown together at random; the same names come again as something else."""
+    return {f"drawn {number}": _drawn(source, Writer(addresses), number) for number in range(count)}
+
+
+def _drawn(source: random.Random, writer: Writer, number: int) -> Moment:
+    node_ports = iter(range(30100 + 100 * number, 32000))
+    for index in range(6):
+        name, kind = f"svc-{index}", source.choice(("ClusterIP", "NodePort", "LoadBalancer"))
+        ports = [
+            port(f"p{each}", source.choice((80, 443, 8000)) + each, source.choice(("TCP", "UDP", "SCTP")))
+            for each in range(source.randint(1, 3))
+        ]
+        spec: Json = {"type": kind, "publishNotReadyAddresses": source.random() < 0.2}
+        if kind != "ClusterIP":
+            ports = [{**each, "nodePort": next(node_ports)} if source.random() < 0.8 else each for each in ports]
+            spec["externalTrafficPolicy"] = source.choice(("Cluster", "Local"))
+        if kind == "LoadBalancer":
+            spec["ingress"] = source.sample([f"198.51.100.{100 + index}", f"fd51::{100 + index}"], source.randint(0, 2))
+            if source.random() < 0.5:
+                choices = ["203.0.113.0/28", "203.0.113.64/26", "fd03::/120", "0.0.0.0/0", "::/0"]
+                spec["loadBalancerSourceRanges"] = source.sample(choices, 2)
+        if source.random() < 0.3:
+            spec["externalIPs"] = [f"198.51.100.{120 + index}"]
+        if source.random() < 0.3:
+            spec["internalTrafficPolicy"] = "Local"
+        if source.random() < 0.2:
+            spec["sessionAffinity"] = "ClientIP"
+        families = source.choice(((4,), (6,), (4, 6), (6, 4)))
+        writer.service(name, families=families, ports=ports, **spec)
+        for piece in range(source.randint(0, 3)):
+            pods = [f"{pod}={source.choice(list(STATES))}" for pod in source.sample(list(WHERE), source.randint(0, 4))]
+            numbers = [(each["name"], each["protocol"], 8000 + 10 * piece) for each in ports if source.random() < 0.8]
+            writer.slice(name, *pods, ports=numbers or [("other", "TCP", 1)], families=families, name=f"{name}-{piece}")
+    return Moment(writer.services, writer.slices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,13 +13,14 @@ import pytest
 
 from cni.controller.model.annotations import GATEWAY
 from tests.controller.service_reference import Answer, ServiceCluster, Source
-from tests.controller.service_scenarios import WHERE, Moment, moments
+from tests.controller.service_scenarios import WHERE, Moment, drawn, moments
 from tests.controller.stage import Stage, pod
 from tests.controller.tracer import Endpoint, Tracer, microflow
 from tests.controller.verdicts import record
 
 Json = dict[str, Any]
 GATEWAYS = ("n1", "n2")
+DRAWN = 3
 NEXT_HOPS = {4: "192.0.2.254", 6: "fd02::fe"}
 REFUSALS = {"TCP": ("tcp_reset",), "UDP": ("icmp4 {", "icmp6 {"), "SCTP": ("sctp_abort",)}
 STRANGERS = {4: ("203.0.113.5", "203.0.113.77"), 6: ("fd03::5", "fd03::1:5")}
@@ -202,7 +204,8 @@ async def test_every_client_and_every_address() -> None:
         theatre = Theatre(stage, tracer)
         await theatre.ready()
         before = None
-        for name, moment in moments(theatre.address).items():
+        everything = {**drawn(random.Random(7), theatre.address, DRAWN), **moments(theatre.address)}
+        for name, moment in everything.items():
             await theatre.play(name, before, moment)
             before = moment
     record("services ipv4 and ipv6", pairs=theatre.pairs, wrong=theatre.wrong)
