@@ -69,7 +69,9 @@ class Control:
         self._reflectors: dict[str, Reflector[Any]] = {
             kind: Reflector(client, resource, backoff=Backoff(0.05, 30.0)) for kind, resource, _ in self.core.SOURCES
         }
-        self._reporter = Reporter(self._recorder, self._reflectors)
+        self._reporter = Reporter(
+            self._recorder, self._reflectors, pods_of=lambda key: tuple(self.core.world.machines.pods_of(key))
+        )
         self.ready = asyncio.Event()
 
     def _refused(self, owner: Owner, error: TransactionFailed) -> None:

@@ -77,12 +77,14 @@ async def test_a_conflict_is_told_on_the_machine(api: ApiServer, northbound: Nor
         for name in ("first", "twin"):
             machine = Machine(client, body(name, bridge={}, macAddress=MAC))
             await machine.create()
-            await machine.start("n1")
+            pod = await machine.start("n1")
             if name == "first":
                 await seen(client, PODS, lambda pod: MAC in str(pod.metadata.annotations))
-        event = await seen(client, EVENTS, lambda event: event.reason == "AddressConflict")
-        assert (event.involved_object.kind, event.involved_object.name) == ("VirtualMachine", "twin")
-        assert MAC in event.message
+        for kind, name in (("VirtualMachine", "twin"), ("Pod", pod.metadata.name)):
+            event = await seen(client, EVENTS, lambda event, kind=kind: event.involved_object.kind == kind)
+            assert event.involved_object.name == name
+            assert event.reason == "AddressConflict"
+            assert MAC in event.message
         kept = await client.get(VIRTUAL_MACHINES, "first", "default")
         assert MAC in kept.metadata.annotations["dpu-offload.io/vm-networks"]
 
