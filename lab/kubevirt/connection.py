@@ -1,13 +1,14 @@
 """One TCP connection that tells how long it stood still: ``python -m lab.kubevirt.connection serve|keep ADDRESS PORT``.
 
 `serve` answers every byte with a byte, prints its port, and ends with its one client. `keep` sends a byte every few
-milliseconds for as long as its standard input is open; for each line there it prints what has happened since the last
-one, as JSON: {"answers": n, "gap_ms": the longest time between two answers}.
+milliseconds for as long as its standard input is open; for each line there it prints, with the next answer, what has
+happened since the last one, as JSON: {"answers": n, "gap_ms": the longest time between two answers}.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import sys
@@ -43,6 +44,7 @@ async def keep(address: str, port: int) -> None:
     _at_once(writer)
     print("connected", flush=True)
     arrivals: list[float] = [time.monotonic()]
+    answered = asyncio.Event()
 
     async def send() -> None:
         while True:
@@ -53,6 +55,7 @@ async def keep(address: str, port: int) -> None:
     async def receive() -> None:
         while data := await reader.read(4096):
             arrivals.extend([time.monotonic()] * len(data))
+            answered.set()
         raise ConnectionError("the other side has closed")
 
     async def tell() -> None:
@@ -60,9 +63,11 @@ async def keep(address: str, port: int) -> None:
         loop = asyncio.get_running_loop()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
         while await lines.readline():
-            now, seen = time.monotonic(), arrivals.copy()
-            # What has not ended yet counts as well, and begins the next stretch.
-            gap = max(after - before for before, after in zip(seen, [*seen[1:], now], strict=True))
+            # A pause that has not ended yet counts to its end.
+            answered.clear()
+            await answered.wait()
+            seen = arrivals.copy()
+            gap = max(after - before for before, after in itertools.pairwise(seen))
             del arrivals[: len(seen) - 1]
             print(json.dumps({"answers": len(seen) - 1, "gap_ms": gap * 1000}), flush=True)
 
