@@ -71,7 +71,8 @@ class VolumeAttacherService(attacher_pb2_grpc.VolumeAttacherServicer):
         places, free = self._attacher.inventory()
         result.functions_total = len(places)
         result.functions_free = len(free)
-        result.functions.extend(views.function(place) for place in places)
+        if not request.counts_only:
+            result.functions.extend(views.function(place) for place in places)
         result.transports.extend(_TRANSPORTS[word] for word in self._card.transports if word in _TRANSPORTS)
         return result
 

@@ -95,7 +95,14 @@ class Mirror:
         return await _passed_on(self._stub.List(attacher_pb2.ListRequest(), timeout=seconds))
 
     async def inventory(self, *, seconds: float = _DEADLINE) -> attacher_pb2.InventoryResponse:
-        return await _passed_on(self._stub.Inventory(attacher_pb2.InventoryRequest(), timeout=seconds))
+        """What this DPU has and can, its functions only counted."""
+        request = attacher_pb2.InventoryRequest(counts_only=True)
+        return await self.full_inventory(request, seconds=seconds)
+
+    async def full_inventory(
+        self, request: attacher_pb2.InventoryRequest, *, seconds: float = _DEADLINE
+    ) -> attacher_pb2.InventoryResponse:
+        return await _passed_on(self._stub.Inventory(request, timeout=seconds))
 
     async def watch(self) -> AsyncIterator[attacher_pb2.WatchEvent]:
         try:

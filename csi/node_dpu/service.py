@@ -48,7 +48,7 @@ class NodeDpuService(attacher_pb2_grpc.VolumeAttacherServicer):
             yield event
 
     async def Inventory(self, request: pb.InventoryRequest, context: Context) -> pb.InventoryResponse:
-        return await self._mirror.inventory(seconds=_remaining(context))
+        return await self._mirror.full_inventory(request, seconds=_remaining(context))
 
 
 def _secrets(request: pb.AttachRequest) -> list[str]:
