@@ -60,6 +60,7 @@ class _Builder:
         self._key = f"{service.namespace}/{service.name}"
         self.slices = slices
         self.nodes = nodes
+        self._chosen: dict[tuple[int, str, str, str | None], str] = {}
         self.rows: list[Row] = []
         self.members: list[Member] = []
 
@@ -156,18 +157,23 @@ class _Builder:
             self._add(f"TCP.health.{name}", "TCP", vips, gateway_router(name))
 
     def _vips(self, addresses: Iterable[str], number: int, port: Port, *, node: str | None = None) -> Vips:
-        vips: Vips = {}
-        for address in addresses:
-            backends = endpoints.choose(
+        return {_joined(each, number): self._backends(6 if ":" in each else 4, port, node) for each in addresses}
+
+    def _backends(self, family: int, port: Port, node: str | None) -> str:
+        """Chosen once, however many addresses lead there: a node port has some on each node."""
+        key = (family, port.name, port.protocol, node)
+        found = self._chosen.get(key)
+        if found is None:
+            chosen = endpoints.choose(
                 self.slices,
-                family=6 if ":" in address else 4,
+                family=family,
                 port_name=port.name,
                 protocol=port.protocol,
                 publish_not_ready=self.service.publish_not_ready,
                 node=node,
             )
-            vips[_joined(address, number)] = ",".join(_backend(each) for each in backends)
-        return vips
+            found = self._chosen[key] = ",".join(map(_backend, chosen))
+        return found
 
     def _add(self, part: str, protocol: str, vips: Vips, *holders: RowId, keep_source: bool = False) -> None:
         if not vips or not holders:
