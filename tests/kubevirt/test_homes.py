@@ -1,0 +1,140 @@
+"""A guest away from home: on the switch of the node whose address it has, wherever it runs."""
+
+from __future__ import annotations
+
+import json
+
+from cni.controller.model.annotations import VM_NETWORKS
+from tests.controller.stage import Northbound, Stage, node
+from tests.kubevirt.conftest import nodes
+from tests.kubevirt.objects import interface, launcher, spec, vm, vmi
+from tests.kubevirt.scene import ROUTED, addresses, port, run, stop
+
+
+async def test_a_routed_network_keeps_the_address_of_another_node(stage: Stage) -> None:
+    template = spec(interface("default"), interface("blue"), networks={"blue": "routed"})
+    stage.put("network", ROUTED)
+    stage.put("vm", vm("m", template))
+    run(stage, "a", on="n1", template=template, networks="routed")
+    await stage.settle()
+    before, row = addresses(stage, "ns.routed_ns_vm_m"), port(stage, "ns.routed_ns_vm_m").uuid
+    stop(stage, "a")
+    run(stage, "b", on="n2", template=template, networks="routed")
+    await stage.settle()
+    assert addresses(stage, "ns.routed_ns_vm_m") == before
+    row = port(stage, "ns.routed_ns_vm_m").uuid
+    assert row in stage.named("Logical_Switch")["ns.routed_n1"]["ports"]
+    assert port(stage, "ns.routed_ns_vm_m")["options"] == {"requested-chassis": "n2"}
+
+
+async def test_a_home_outlives_its_node_while_guests_run_elsewhere(stage: Stage) -> None:
+    stage.put("vm", vm("m"))
+    run(stage, "a", on="n1")
+    stage.put("vm", vm("stays"))
+    stage.put("vmi", vmi("stays", on="n2"))
+    stage.put("pod", launcher("stays", "s", on="n2"))
+    await stage.settle()
+    before = addresses(stage)
+    stop(stage, "a")
+    run(stage, "b", on="n2")
+    await stage.settle()
+    stage.remove("node", "n1")
+    await stage.settle()
+    assert addresses(stage) == before
+    assert port(stage).uuid in stage.named("Logical_Switch")["n1"]["ports"]
+    assert "router-to-n1" in stage.named("Logical_Router_Port")
+    stop(stage, "b")
+    await stage.settle()
+    assert "n1" not in stage.named("Logical_Switch")
+    # Its subnet is another node's now.
+    stage.put("node", node("n4", "10.1.1.0/24", "fd01:1::/64"))
+    run(stage, "c", on="n2")
+    await stage.settle()
+    assert not stage.problems
+    assert addresses(stage).split()[1].startswith("10.1.2.")
+
+
+async def test_a_new_controller_finds_the_home_of_a_guest_whose_node_is_gone(northbound: Northbound) -> None:
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *nodes("dual"))
+        stage.put("vm", vm("m"))
+        run(stage, "a", on="n1")
+        await stage.settle()
+        stop(stage, "a")
+        run(stage, "b", on="n2")
+        await stage.settle()
+        before, kept = addresses(stage), json.dumps(stage.machines["ns/m"])
+    for known in ({VM_NETWORKS: kept}, {}):
+        async with Stage(northbound.remote) as stage:
+            stage.put("node", *(each for each in nodes("dual") if each["metadata"]["name"] != "n1"))
+            stage.put("vm", vm("m", **known))
+            run(stage, "b", on="n2")
+            await stage.settle()
+            assert addresses(stage) == before
+            assert port(stage).uuid in stage.named("Logical_Switch")["n1"]["ports"]
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *(each for each in nodes("dual") if each["metadata"]["name"] != "n1"))
+        stage.put("vm", vm("m", **{VM_NETWORKS: kept}))
+        await stage.settle()
+        assert "n1" not in stage.named("Logical_Switch")
+
+
+async def test_policies_and_selectors_see_the_pod_with_the_guest(stage: Stage) -> None:
+    stage.put("namespace", {"metadata": {"name": "ns"}})
+    policy = {
+        "metadata": {"name": "p", "namespace": "ns"},
+        "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"]},
+    }
+    stage.put("networkpolicy", policy)
+    stage.put("vm", vm("m"))
+    run(stage, "a", on="n1", labels={"app": "db"})
+    await stage.settle()
+    groups = [row for row in stage.rows("Port_Group") if port(stage).uuid in row["ports"]]
+    assert groups
+    stop(stage, "a")
+    run(stage, "b", on="n2", labels={"app": "db"})
+    await stage.settle()
+    uuid = port(stage).uuid
+    assert [row["name"] for row in stage.rows("Port_Group") if uuid in row["ports"]] == [row["name"] for row in groups]
+    # Away from home, the node that runs it may probe it all the same.
+    (probes,) = [row for row in stage.rows("ACL") if 'outport == "ns_vm_m"' in row["match"]]
+    assert "ip4.src == 10.1.2.2" in probes["match"]
+    assert "ip6.src == fd01:2::2" in probes["match"]
+    assert probes.uuid in stage.named("Logical_Switch")["n1"]["acls"]
+
+
+async def test_a_guest_away_from_home_leaves_through_the_gateway_where_it_is(stage: Stage) -> None:
+    gateways = [
+        {
+            **node(f"n{index}", f"10.1.{index}.0/24", ip=f"192.0.2.{index}"),
+            "metadata": {
+                "name": f"n{index}",
+                "uid": f"node-n{index}",
+                "annotations": {
+                    "dpu-offload.io/gateway": json.dumps(
+                        {"ips": [f"192.0.2.1{index}/24"], "nextHops": ["192.0.2.254"], "physicalNetwork": "physnet1"}
+                    )
+                },
+            },
+        }
+        for index in (1, 2)
+    ]
+    stage.put("node", *gateways)
+    stage.put("vm", vm("m"))
+    run(stage, "a", on="n1")
+    await stage.settle()
+    nats = [row for row in stage.rows("NAT") if row["logical_ip"] == addresses(stage).split()[1]]
+    assert nats == []
+    stop(stage, "a")
+    run(stage, "b", on="n2")
+    await stage.settle()
+    (nat,) = [row for row in stage.rows("NAT") if row["logical_ip"] == addresses(stage).split()[1]]
+    assert nat["external_ip"] == "192.0.2.12"
+    assert nat.uuid in stage.named("Logical_Router")["gateway_n2"]["nat"]
+
+
+async def test_bandwidth_follows_the_machine(stage: Stage) -> None:
+    run(stage, "a", on="n1", annotations={"kubernetes.io/ingress-bandwidth": "10M"})
+    await stage.settle()
+    (rule,) = stage.rows("QoS")
+    assert rule["match"] == 'outport == "ns_vm_m"'
