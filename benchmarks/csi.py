@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -20,28 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
-import yaml
 
 from benchmarks import report
-from csi import identity
+from benchmarks.storage.floor import Floor
+from benchmarks.storage.stack import MIB, Stack, until
 from csi.node_host import mounts
 from dpu_offload_stubs.csi import csi_pb2, csi_pb2_grpc
 from foundation.daemon.serving import dial
 from foundation.kube.client import KubeClient
 from foundation.kube.resources import NODES
 from foundation.spdk.client import SpdkClient
-from lab import processes
-from lab.certificates import Authority
-from lab.hardware import loops, plan
+from lab.hardware import loops
 from lab.hardware.card import Card
-from lab.hardware.sysfs import NVME_CLASS, PciEntry, SysfsTree
-from lab.layout import DPU_NODE, HOST_NODE, Layout
-from lab.ports import free_port
+from lab.hardware.sysfs import SysfsTree
+from lab.layout import DPU_NODE, HOST_NODE
 
-MIB = 1 << 20
 SERIAL = 40
 CROWD = 100
-FUNCTIONS = 128
 STAGED = 8
 CAPABILITY = csi_pb2.VolumeCapability(
     access_mode=csi_pb2.VolumeCapability.AccessMode(mode=csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_WRITER),
@@ -64,147 +58,6 @@ async def together(work: Work, count: int) -> float:
     started = time.perf_counter()
     await asyncio.gather(*(work(index) for index in range(count)))
     return time.perf_counter() - started
-
-
-class Stack:
-    """All processes, below one short directory."""
-
-    def __init__(self, directory: Path) -> None:
-        self.layout = Layout(run=directory)
-        self.running: dict[str, processes.ProcessRecord] = {}
-        self.port = free_port()
-        self.portal = {"transport": "tcp", "address": "127.0.0.1", "port": free_port()}
-
-    def start(self, name: str, *command: str | Path) -> None:
-        self.running[name] = processes.start(name, command, logs=self.layout.logs)
-
-    def daemon(self, name: str, **settings: object) -> None:
-        path = self.layout.config / f"{name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump({"http": "", **settings}))
-        self.start(name, Path(sys.executable).parent / name, "--config", path)
-
-    async def up(self) -> None:
-        layout, run = self.layout, self.layout.run
-        tree = SysfsTree(layout.sysfs(HOST_NODE))
-        addresses = [plan.storage_function(number) for number in range(1, FUNCTIONS + 1)]
-        for address in (plan.STORAGE_PF, *addresses):
-            tree.add_function(PciEntry(address, vendor="0x15b3", device="0x6001", class_code=NVME_CLASS))
-        tree.add_virtual_functions(plan.STORAGE_PF, addresses)
-        for path in (layout.functions, layout.devices, layout.target_file.parent):
-            path.mkdir(parents=True, exist_ok=True)
-        with layout.target_file.open("wb") as file:
-            file.truncate(64 << 30)
-        self.start("target", sys.executable, "-m", "lab.spdk", "--socket", layout.target_socket, "--mode", "target")
-        self.start("dpu", sys.executable, "-m", "lab.spdk", "--socket", layout.dpu_spdk_socket, "--mode", "dpu")
-        api = ("-m", "lab.apiserver", "--kubeconfig", layout.kubeconfig)
-        self.start("apiserver", sys.executable, *api)
-        async with SpdkClient(f"unix:{layout.target_socket}") as client:
-            await client.connect(deadline=20)
-            disk = {"name": "disk", "filename": str(layout.target_file), "block_size": 4096}
-            await client.call("bdev_aio_create", disk)
-            store = {"bdev_name": "disk", "lvs_name": "lvs0", "clear_method": "none", "cluster_sz": MIB}
-            await client.call("bdev_lvol_create_lvstore", store)
-            await client.call("nvmf_create_transport", {"trtype": "TCP"})
-        await _until(lambda: asyncio.to_thread(layout.kubeconfig.exists))
-        async with await KubeClient.connect(str(layout.kubeconfig)) as kube:
-            for name, labels in ((HOST_NODE, {}), (DPU_NODE, {"dpu-offload.io/host-node": HOST_NODE})):
-                meta = {"name": name, "labels": labels}
-                await kube.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": meta})
-        authority = Authority(layout.pki)
-        self.daemon(
-            "opi-bridge",
-            socket=str(layout.opi_socket),
-            spdk=f"unix:{layout.dpu_spdk_socket}",
-            card={
-                "kind": "spdk_vfiouser",
-                "directory": str(layout.functions),
-                "functions": [{"physical_function": 0, "virtual_functions": FUNCTIONS}],
-            },
-        )
-        self.daemon(
-            "volume-attacher",
-            socket=str(layout.attacher_socket),
-            bridge=f"unix:{layout.opi_socket}",
-            state_directory=str(run / "attacher"),
-            host_nqn=identity.host_nqn(DPU_NODE),
-        )
-        address = f"127.0.0.1:{self.port}"
-        self.daemon(
-            "csi-node-dpu",
-            node_name=DPU_NODE,
-            listen=address,
-            advertise=address,
-            tls=_tls(authority, DPU_NODE, "csi-node-dpu"),
-            kubeconfig=str(layout.kubeconfig),
-            attacher=f"unix:{layout.attacher_socket}",
-            # No VolumeAttachments here: the calls of the side-cars are made without Kubernetes' objects.
-            orphan_grace_seconds=3600,
-        )
-        pool = {"address": f"unix:{layout.target_socket}", "lvstore": "lvs0", "portals": [self.portal]}
-        settings = {"socket": str(layout.csi_controller_socket), "kubeconfig": str(layout.kubeconfig)}
-        tls = _tls(authority, "lab", "csi-controller")
-        self.daemon("csi-controller", tls=tls, backends={"spdk": {"pools": {"p0": pool}}}, **settings)
-        host = {"sysfs_root": str(layout.sysfs(HOST_NODE)), "dev_root": str(layout.devices)}
-        host |= {"socket": str(layout.csi_host_socket), "node_name": HOST_NODE, "state_directory": str(run / "host")}
-        self.daemon("csi-node-host", kubeconfig=str(layout.kubeconfig), **host)
-
-    async def down(self) -> None:
-        for mount in reversed(mounts.table()):
-            if mount.point.startswith(f"{self.layout.run}/"):
-                mounts.unmount(mount.point, dead=True)
-        await processes.stop(list(self.running.values()))
-
-    def resident_mib(self, name: str) -> float:
-        status = Path(f"/proc/{self.running[name].pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
-class Floor:
-    """The bare calls, each waiting for the one before."""
-
-    def __init__(self, stack: Stack, target: SpdkClient, dpu: SpdkClient) -> None:
-        self.stack, self.target, self.dpu = stack, target, dpu
-
-    def nqn(self, index: int) -> str:
-        return f"nqn.2016-06.io.floor:v{index}"
-
-    def address(self) -> dict[str, str]:
-        portal = self.stack.portal
-        return {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(portal["port"])}
-
-    async def create(self, index: int) -> None:
-        volume = {"lvs_name": "lvs0", "lvol_name": f"f{index}", "size_in_mib": 64, "thin_provision": True}
-        await self.target.call("bdev_lvol_create", volume)
-        await self.target.call("nvmf_create_subsystem", {"nqn": self.nqn(index), "max_namespaces": 1})
-        space = {"bdev_name": f"lvs0/f{index}", "nsid": 1}
-        await self.target.call("nvmf_subsystem_add_ns", {"nqn": self.nqn(index), "namespace": space})
-        listener = {"nqn": self.nqn(index), "listen_address": self.address()}
-        await self.target.call("nvmf_subsystem_add_listener", listener)
-
-    async def publish(self, index: int) -> None:
-        host = {"nqn": self.nqn(index), "host": identity.host_nqn("floor")}
-        await self.target.call("nvmf_subsystem_add_host", host)
-        path = {"name": f"f{index}", "subnqn": self.nqn(index), "hostnqn": host["host"], **self.address()}
-        await self.dpu.call("bdev_nvme_attach_controller", path)
-        await self.dpu.call("nvmf_create_subsystem", {"nqn": self.nqn(index), "allow_any_host": True})
-        space = {"bdev_name": f"f{index}n1", "nsid": 1}
-        await self.dpu.call("nvmf_subsystem_add_ns", {"nqn": self.nqn(index), "namespace": space})
-        directory = self.stack.layout.run / "floor" / str(index)
-        directory.mkdir(parents=True, exist_ok=True)
-        listener = {"trtype": "VFIOUSER", "traddr": str(directory), "trsvcid": "0"}
-        await self.dpu.call("nvmf_subsystem_add_listener", {"nqn": self.nqn(index), "listen_address": listener})
-
-    async def unpublish(self, index: int) -> None:
-        host = {"nqn": self.nqn(index), "host": identity.host_nqn("floor")}
-        await self.target.call("nvmf_subsystem_remove_host", host)
-        await self.dpu.call("nvmf_subsystem_remove_ns", {"nqn": self.nqn(index), "nsid": 1})
-        await self.dpu.call("nvmf_delete_subsystem", {"nqn": self.nqn(index)})
-        await self.dpu.call("bdev_nvme_detach_controller", {"name": f"f{index}"})
-
-    async def delete(self, index: int) -> None:
-        await self.target.call("nvmf_delete_subsystem", {"nqn": self.nqn(index)})
-        await self.target.call("bdev_lvol_delete", {"name": f"lvs0/f{index}"})
 
 
 class Suite:
@@ -287,8 +140,8 @@ async def measure(stack: Stack) -> None:
         dial(f"unix:{layout.csi_host_socket}", name="csi-node-host", deadline=60) as host,
     ):
         floor, suite = Floor(stack, target, dpu), Suite(stack, controller, host)
-        await _until(lambda: _ready(suite))
-        await _until(lambda: _announced(layout.kubeconfig))
+        await until(lambda: _ready(suite))
+        await until(lambda: _announced(layout.kubeconfig))
         for name, count in (("create", SERIAL), ("publish", SERIAL), ("unpublish", SERIAL), ("delete", SERIAL)):
             bare = await p50(getattr(floor, name), count)
             ours = await p50(getattr(suite, name), count)
@@ -323,14 +176,14 @@ async def _staged(suite: Suite) -> None:
         await suite.create(index)
     for index in range(STAGED):
         await suite.publish(index)
-        await _until(functools.partial(suite.shown, index))
+        await until(functools.partial(suite.shown, index))
     bare = await p50(lambda index: _bare_stage(suite, index), STAGED)
     bare_reverse = await p50(suite.bare_unstage, STAGED)
     for index in range(STAGED):
         await suite.unpublish(index)
     for index in range(STAGED, 2 * STAGED):
         await suite.publish(index)
-        await _until(functools.partial(suite.shown, index))
+        await until(functools.partial(suite.shown, index))
     ours = await p50(lambda index: suite.stage(STAGED + index), STAGED)
     reverse = await p50(lambda index: suite.unstage(STAGED + index), STAGED)
     report.add("csi_stage_p50", value=ours * 1000, unit="ms", floor=bare * 1000)
@@ -359,19 +212,6 @@ async def _announced(kubeconfig: Path) -> bool:
     async with await KubeClient.connect(str(kubeconfig)) as kube:
         text = (await kube.get(NODES, DPU_NODE)).metadata.annotations.get("dpu-offload.io/storage", "{}")
     return bool(json.loads(text).get("functions", {}).get("total"))
-
-
-async def _until(look: Callable[[], Awaitable[Any]], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not await look():
-        if time.monotonic() > end:
-            raise TimeoutError("the stack of daemons does not become ready; see its logs")
-        await asyncio.sleep(0.01)
-
-
-def _tls(authority: Authority, node: str, component: str) -> dict[str, str]:
-    files = authority.issue(node=node, component=component)
-    return {"ca": str(files.ca), "certificate": str(files.certificate), "key": str(files.key)}
 
 
 async def run() -> None:

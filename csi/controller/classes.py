@@ -13,7 +13,7 @@ from csi.errors import AlreadyExists
 
 
 class Classes:
-    """By `calls.lock_of` of the volume's id. `recorded`: the context that Kubernetes has of it."""
+    """By `calls.lock_of` of the volume's id. `recorded`: the context that Kubernetes has of a volume, by its name."""
 
     def __init__(self, recorded: Callable[[str], VolumeContext | None]) -> None:
         self._recorded = recorded
@@ -27,7 +27,7 @@ class Classes:
 
     def compare(self, lock: str, wanted: VolumeContext, *, name: str) -> None:
         """Raises AlreadyExists when a volume of that name was made for another use."""
-        recorded = self._recorded(lock)
+        recorded = self._recorded(name)
         known = self._known.get(lock) or (_comparable(recorded) if recorded is not None else None)
         if known is None:
             return

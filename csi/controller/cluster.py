@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from csi import identity
-from csi.calls import lock_of
 from csi.controller.directory import Directory, Dpu
 from csi.controller.uses import Use
 from csi.controller.volume_context import VolumeContext, parse
 from csi.errors import InvalidArgument
-from csi.framework import parameters
+from csi.framework import naming, parameters
 from csi.framework.backend import Qos
 from foundation.kube.models.core import PersistentVolume, SecretReference
 from foundation.kube.models.storage import VolumeAttachment, VolumeAttributesClass
@@ -47,25 +46,28 @@ class Cluster:
     def volume_ids(self) -> set[identity.VolumeId]:
         return {volume_id for _, volume_id in self._ours()}
 
-    def context_of(self, lock: str) -> VolumeContext | None:
-        """The volume context of the volume that `calls.lock_of` gives this name to."""
-        for volume, volume_id in self._ours():
-            if volume.spec.csi is not None and lock_of(str(volume_id)) == lock:
-                try:
-                    return parse(volume.spec.csi.volume_attributes or {})
-                except InvalidArgument:
-                    return None
-        return None
+    def context_of(self, name: str) -> VolumeContext | None:
+        """The volume context of a volume by its CSI name, by which external-provisioner names the PersistentVolume."""
+        volume = self._volumes.get(name)
+        volume_id = _id_of(volume) if volume is not None else None
+        if volume is None or volume_id is None or volume.spec.csi is None:
+            return None
+        if not volume_id.key.endswith(naming.volume(identity.hashed(name))):
+            return None
+        try:
+            return parse(volume.spec.csi.volume_attributes or {})
+        except InvalidArgument:
+            return None
 
-    def accesses(self) -> Iterator[Access]:
-        """One for each VolumeAttachment of this driver whose volume and DPU are known."""
+    def accesses(self, of: identity.VolumeId | None = None) -> Iterator[Access]:
+        """One for each VolumeAttachment of this driver, or of one volume, whose volume and DPU are known."""
         for attachment in self._attachments.values():
             name = attachment.spec.source.persistent_volume_name or ""
             volume = self._volumes.get(name)
             volume_id = _id_of(volume) if volume is not None else None
             if attachment.spec.attacher != identity.DRIVER_NAME or volume is None or volume_id is None:
                 continue
-            if volume.spec.csi is None:
+            if volume.spec.csi is None or of not in (None, volume_id):
                 continue
             try:
                 context = parse(volume.spec.csi.volume_attributes or {})
@@ -89,7 +91,7 @@ class Cluster:
 
     def uses(self, volume_id: identity.VolumeId) -> dict[str, Use]:
         """By host NQN."""
-        return {access.host_nqn: access.use for access in self.accesses() if access.volume == volume_id}
+        return {access.host_nqn: access.use for access in self.accesses(of=volume_id)}
 
     def hosts_with_attachment(self) -> dict[identity.VolumeId, set[str]]:
         """Hosts by volume, whatever state the attachment is in: nothing of these is stale."""

@@ -151,8 +151,7 @@ async def _grant(
             if reason := conflict(use, others, parts.uses.of(volume_id)):
                 raise FailedPrecondition(f"volume {volume_id}: {reason}; unpublish it there first")
         volume: Volume = await backend.grant(volume_id.key, host_nqn, keys=keys, shared=shared)
-    before = parts.uses.of(volume_id).get(host_nqn, use)
-    if host_nqn in volume.hosts and before != use:
+    if host_nqn in volume.hosts and (before := parts.uses.of(volume_id).get(host_nqn, use)) != use:
         raise AlreadyExists(f"volume {volume_id} is published to node {request.node_id} as {before}, not as {use}")
     parts.uses.note(volume_id, host_nqn, use)
     return volume

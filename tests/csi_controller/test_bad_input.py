@@ -208,7 +208,7 @@ async def test_another_volume_under_an_existing_name(one: Plant) -> None:
 
 async def test_a_new_controller_compares_with_the_persistent_volume(one: Plant) -> None:
     volume = await one.create(parameters={"functionPolicy": "hotplug"})
-    await one.attachment(volume, "host1", {})
+    await one.attachment(volume, "host1", {}, name="pvc-1")
     await one.start_controller(socket=str(one.directory / "second.sock"))
     words = ""
     for _ in range(500):

@@ -177,10 +177,10 @@ class Plant:
         await self.controller.DeleteVolume(csi_pb2.DeleteVolumeRequest(volume_id=volume.volume_id))
 
     async def attachment(
-        self, volume: csi_pb2.Volume, host: str, context: Mapping[str, str], *, limits: str = ""
+        self, volume: csi_pb2.Volume, host: str, context: Mapping[str, str], *, limits: str = "", name: str = ""
     ) -> None:
         """The objects which Kubernetes has of an attached volume."""
-        name, attachment = _persistent_name(volume), self.attachment_name(volume, host)
+        name, attachment = name or _persistent_name(volume), self.attachment_name(volume, host)
         spec: dict[str, Any] = {
             "capacity": {"storage": str(volume.capacity_bytes)},
             "accessModes": ["ReadWriteOnce"],

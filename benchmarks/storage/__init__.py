@@ -1,0 +1,1 @@
+"""What the storage benchmark stands on."""
