@@ -136,17 +136,21 @@ async def read(client: KubeClient) -> Snapshot:
             missing.add(resource.plural)
             return ()
 
-    async with asyncio.TaskGroup() as group:
-        nodes = group.create_task(client.list(resources.NODES))
-        pods = group.create_task(client.list(resources.PODS))
-        volumes = group.create_task(optional(resources.PERSISTENT_VOLUMES))
-        attachments = group.create_task(optional(resources.VOLUME_ATTACHMENTS))
-        classes = group.create_task(optional(resources.STORAGE_CLASSES))
-        drivers = group.create_task(optional(resources.CSI_DRIVERS))
-        csi_nodes = group.create_task(optional(resources.CSI_NODES))
-        networks = group.create_task(optional(resources.NETWORK_ATTACHMENT_DEFINITIONS))
-        leases = group.create_task(optional(resources.LEASES))
-        suite_pods = group.create_task(optional(suite.SUITE_PODS, suite.PART_OF))
+    try:
+        async with asyncio.TaskGroup() as group:
+            nodes = group.create_task(client.list(resources.NODES))
+            pods = group.create_task(client.list(resources.PODS))
+            volumes = group.create_task(optional(resources.PERSISTENT_VOLUMES))
+            attachments = group.create_task(optional(resources.VOLUME_ATTACHMENTS))
+            classes = group.create_task(optional(resources.STORAGE_CLASSES))
+            drivers = group.create_task(optional(resources.CSI_DRIVERS))
+            csi_nodes = group.create_task(optional(resources.CSI_NODES))
+            networks = group.create_task(optional(resources.NETWORK_ATTACHMENT_DEFINITIONS))
+            leases = group.create_task(optional(resources.LEASES))
+            suite_pods = group.create_task(optional(suite.SUITE_PODS, suite.PART_OF))
+    except ExceptionGroup as failed:
+        # One that cannot be answered is enough for the reader.
+        raise failed.exceptions[0] from None
     return Snapshot(
         nodes=nodes.result(),
         pods=pods.result(),

@@ -42,8 +42,8 @@ def _ovn(view: View) -> Iterator[Finding]:
             yield Finding(
                 where=f"node {switch.node}",
                 problem=switch.controller_problem,
-                cure=f"see ovn-controller's log; it must reach {switch.southbound or 'external_ids:ovn-remote'} "
-                "(port 6642, certificate)",
+                cure=f"see ovn-controller's log; it must reach {switch.southbound or 'the southbound database'} "
+                "(external_ids:ovn-remote, port 6642, certificate)",
             )
         elif switch.southbound_problem and not switch.problem:
             yield Finding(

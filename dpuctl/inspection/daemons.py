@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -64,15 +65,25 @@ def running(proc: Path = Path("/proc")) -> Iterator[Installed]:
         except OSError:
             continue  # It ended, or it is another user's.
         environ = dict(entry.partition("=")[::2] for entry in text.split("\0") if "=" in entry)
-        yield _installed(name, [_absolute(word, root) for word in rest], environ, int(directory.name))
+        argv = [_absolute(word, root) for word in rest]
+        # A daemon whose file has gone since it started is one that is being removed.
+        if all(Path(file).exists() for file in _files(argv)):
+            yield _installed(name, argv, environ, int(directory.name))
 
 
 async def serving(server: str, found: Sequence[Installed]) -> list[Installed]:
     """Those of a cluster by its API server: a machine may be part of several, as one with two labs is.
 
     A daemon whose settings name no kubeconfig is kept; those that know no Kubernetes go with the one that calls them.
+    One whose settings cannot be read is kept where nobody else's daemons run.
     """
-    kept = [one for one in found if await _server(one) in ("", server)]
+    servers = [await _server(one) for one in found]
+    alone = all(each in ("", server) for each in servers)
+    kept = [
+        one
+        for one, its in zip(found, servers, strict=True)
+        if its in ("", server) and (alone or one.config is not None)
+    ]
     callers = {one.config.attacher for one in kept if isinstance(one.config, CsiNodeDpuConfig)}
     strangers = {one.config.attacher for one in found if isinstance(one.config, CsiNodeDpuConfig)} - callers
     kept = [
@@ -106,6 +117,14 @@ def _script(words: Sequence[str]) -> tuple[str, Sequence[str]] | None:
         if name in CONFIGURATIONS:
             return name, words[at + 1 :]
     return None
+
+
+def _files(argv: Sequence[str]) -> Iterator[str]:
+    for flag, value in itertools.pairwise([*argv, ""]):
+        if flag == "--config":
+            yield value
+        elif flag.startswith("--config="):
+            yield flag.partition("=")[2]
 
 
 def _absolute(word: str, root: Path) -> str:

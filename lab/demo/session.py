@@ -11,11 +11,12 @@ from pathlib import Path
 
 from foundation.kube import resources
 from foundation.kube.client import KubeClient
+from foundation.kube.models.core import Node
 from lab import clearing, record, setting
 from lab.demo import disks_walk, pods_walk
 from lab.demo.observer import Observer
 from lab.demo.steps import Recorder, StepFailed
-from lab.layout import DPU_NODE, DRIVER, HOST_NODE, VF_RESOURCE, Layout
+from lab.layout import DEFAULT_NODE, DPU_NODE, DRIVER, HOST_NODE, VF_RESOURCE, Layout
 from lab.suite import Options, Suite
 
 REGISTERED_SECONDS = 20.0
@@ -59,6 +60,8 @@ async def up(layout: Layout, *, kubeconfig: Path | None, spdk_tgt: Path | None) 
     suite = Suite(Options(layout=layout, kubeconfig=kubeconfig, spdk_tgt=spdk_tgt, keep=True))
     try:
         await _bring_up(suite, steps)
+        async with _observer(suite) as observer:
+            await _registered(observer, steps)
     except clearing.RunDirectoryTaken as error:
         print(f"dpu-lab: {error}", file=sys.stderr)
         return FAILED
@@ -104,7 +107,7 @@ async def _bring_up(suite: Suite, steps: Recorder) -> None:
 
 
 async def _registered(observer: Observer, steps: Recorder) -> None:
-    """Kubelet knows the CSI driver and the VFs, and the DPU has published what it can take."""
+    """Kubelet knows the CSI driver and the VFs, the DPU has published what it can take, and the nodes are Ready."""
     async with steps.step("kubelet knows the CSI driver and the VFs, the cluster the DPU's functions") as notes:
         await observer.until(
             resources.CSI_NODES,
@@ -127,8 +130,17 @@ async def _registered(observer: Observer, steps: Recorder) -> None:
             seconds=REGISTERED_SECONDS,
             what=f"node {DPU_NODE} has the annotation {STORAGE_ANNOTATION}",
         )
+        for name in (DEFAULT_NODE, HOST_NODE):
+            await observer.until(
+                resources.NODES, name, _is_ready, seconds=REGISTERED_SECONDS, what=f"node {name} is Ready"
+            )
         if host is not None:
             notes.text = f"{(host.status.allocatable or {})[VF_RESOURCE]} VFs"
+
+
+def _is_ready(node: Node | None) -> bool:
+    conditions = node.status.conditions or () if node is not None else ()
+    return any(one.type == "Ready" and one.status == "True" for one in conditions)
 
 
 @contextlib.asynccontextmanager

@@ -2,7 +2,8 @@
 
 A mark is an HTML comment right before the block:
 `<!-- lab -->` in a lab that the blocks of a page share, `<!-- here -->` on any machine, each with `, needs COMMAND` and
-`, exit N` where that is so; `<!-- run elsewhere: FILE -->` names the test that runs it; `<!-- not run: REASON -->`.
+`, exit N` or `, exit N or M` where that is so; `<!-- run elsewhere: FILE -->` names the test that runs it;
+`<!-- not run: REASON -->`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]*) -->\n)?^```console\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-_MARK = re.compile(r"(?P<where>lab|here)(?:, needs (?P<needs>\w+))?(?:, exit (?P<code>\d+))?")
+_MARK = re.compile(r"(?P<where>lab|here)(?:, needs (?P<needs>\w+))?(?:, exit (?P<codes>\d+(?: or \d+)*))?")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Block:
-    """`code`: with what the last command ends."""
+    """`codes`: with what the last command may end."""
 
     page: str
     line: int
@@ -36,7 +37,7 @@ class Block:
     commands: tuple[Command, ...]
     where: str = ""
     needs: str = ""
-    code: int = 0
+    codes: tuple[int, ...] = (0,)
 
     @property
     def elsewhere(self) -> str:
@@ -66,7 +67,7 @@ def blocks() -> Iterator[Block]:
                 commands=tuple(_commands(found["text"])),
                 where=parsed["where"] if parsed else "",
                 needs=(parsed["needs"] or "") if parsed else "",
-                code=int(parsed["code"] or 0) if parsed else 0,
+                codes=tuple(map(int, (parsed["codes"] or "0").split(" or "))) if parsed else (0,),
             )
 
 
