@@ -68,10 +68,8 @@ class Stage:
     async def up(self, pods: list[Pod]) -> None:
         DIRECTORY.mkdir()
         await self._stack.enter_async_context(self._api_server)
-        await self.chassis.start()
         client = self._client()
         await client.create(NODES, {"metadata": {"name": NODE, "labels": {"dpu-offload.io/mode": "default"}}})
-        await self.chassis.add_ports(*((f"default_{pod.name}", f"{pod.mac} {pod.ip}") for pod in pods))
         for pod in pods:
             body = {
                 "metadata": {
@@ -84,6 +82,9 @@ class Stage:
             pod.uid = (await client.create(PODS, body, "default")).metadata.uid
             await namespaces.create(pod.netns)
         await client.close()
+        # After the API server's work, which would have to share the machine with OVN's start.
+        await self.chassis.start()
+        await self.chassis.add_ports(*((f"default_{pod.name}", f"{pod.mac} {pod.ip}") for pod in pods))
         config = CniNodeConfig(
             mode="default",
             node_name=NODE,

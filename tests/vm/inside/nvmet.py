@@ -6,6 +6,7 @@ The last line of output is what was seen, in JSON.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import mmap
 import os
@@ -69,10 +70,11 @@ class Initiator:
 
     def state(self) -> str:
         """Of this host's controller, "" for none."""
-        for controller in Sysfs().nvme_controllers():
-            host = Path("/sys/class/nvme") / controller.name / "hostnqn"
-            if controller.transport == "tcp" and host.read_text().strip() == self.nqn:
-                return controller.state
+        for controller in Path("/sys/class/nvme").iterdir():
+            # Functions have no such attribute, and a controller may go while it is read.
+            with contextlib.suppress(OSError):
+                if (controller / "hostnqn").read_text().strip() == self.nqn:
+                    return (controller / "state").read_text().strip()
         return ""
 
     async def until(self, reached: Callable[[str], bool]) -> str:
