@@ -83,6 +83,7 @@ class CardService(card_pb2_grpc.CardServicer):
         self._put_subsystems(result, state)
         result.functions.extend(_function(f) for f in state.functions)
         result.encrypted_volumes.extend(str(b["name"]) for b in bdevs if b.get("product_name") == "crypto")
+        result.encrypted_volumes.extend(name.id for name, _ in self._ledger.under(names.ROOT, "encryptedVolumes"))
         result.qos_volumes.extend(name.id for name, _ in self._ledger.under(names.ROOT, "qosVolumes"))
         return result
 

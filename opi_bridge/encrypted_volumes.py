@@ -32,7 +32,7 @@ _XTS: Final = {
     opicommon_pb2.ENCRYPTION_TYPE_AES_XTS_128: 32,
     opicommon_pb2.ENCRYPTION_TYPE_AES_XTS_256: 64,
 }
-_CIPHERS: Final = {
+CIPHERS: Final = {
     "xts128": opicommon_pb2.ENCRYPTION_TYPE_AES_XTS_128,
     "xts256": opicommon_pb2.ENCRYPTION_TYPE_AES_XTS_256,
 }
@@ -167,7 +167,7 @@ class EncryptedStore:
         return pb.EncryptedVolume(
             name=f"{COLLECTION}/{bdev['name']}",
             volume_name_ref=own.get("base_bdev_name", ""),
-            cipher=_CIPHERS.get(_key_of(bdev).split("-")[-2:][0], opicommon_pb2.ENCRYPTION_TYPE_UNSPECIFIED),
+            cipher=CIPHERS.get(_key_of(bdev).split("-")[-2:][0], opicommon_pb2.ENCRYPTION_TYPE_UNSPECIFIED),
         )
 
 

@@ -54,9 +54,11 @@ class NamespaceStore:
         return result
 
     def _resolved(self, bdev: str) -> str:
-        """A QosVolume is no bdev of its own but a limit on one."""
-        entry = self._ledger.get(Name((("qosVolumes", bdev),)))
-        return entry["bdev"] if entry else bdev
+        """A QosVolume is no bdev of its own but a limit on one; nor is a volume that the card itself encrypts."""
+        for collection in ("encryptedVolumes", "qosVolumes"):
+            entry = self._ledger.get(Name(((collection, bdev),)))
+            bdev = entry["bdev"] if entry else bdev
+        return bdev
 
     async def listing(self, parent: Name) -> Sequence[pb.NvmeNamespace]:
         subsystems = await self._subsystems.under(parent)

@@ -19,6 +19,7 @@ from opi_bridge.cards.card import Card
 from opi_bridge.controllers import ControllerStore
 from opi_bridge.encrypted_volumes import EncryptedStore
 from opi_bridge.frontend_names import CONTROLLERS, NAMESPACES, SUBSYSTEMS, FrontendNames
+from opi_bridge.in_card_encryption import InCardEncryptedStore, KeyHolder
 from opi_bridge.keys import Keys
 from opi_bridge.ledger import Ledger
 from opi_bridge.namespaces import NamespaceStore
@@ -66,7 +67,9 @@ def stores(session: Session, card: Card, ledger: Ledger, keys: Keys, timeouts: T
         null=BdevStore(session, bdev_sorts.NULL),
         aio=BdevStore(session, bdev_sorts.AIO),
         malloc=BdevStore(session, bdev_sorts.MALLOC),
-        encrypted=EncryptedStore(session),
+        encrypted=(
+            InCardEncryptedStore(session, ledger, card) if isinstance(card, KeyHolder) else EncryptedStore(session)
+        ),
         qos=QosStore(session, ledger),
         virtio_blks=VirtioBlkStore(session, card, ledger),
     )

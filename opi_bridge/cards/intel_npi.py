@@ -9,6 +9,8 @@ from opi_bridge.cards.spdk_nvmf import SpdkNvmfCard
 from opi_bridge.errors import FailedPrecondition, InvalidArgument, Unimplemented
 
 _TRANSPORT: Final = "npi"
+# How the card makes the tweak of a block: of its address and that address's complement.
+_TWEAK: Final = "JOIN_NEG_LBA_WITH_LBA"
 
 
 class IntelNpiCard(SpdkNvmfCard):
@@ -40,6 +42,14 @@ class IntelNpiCard(SpdkNvmfCard):
         if limits.completion_queues and limits.completion_queues != limits.queues:
             raise InvalidArgument("this card has one completion queue for each submission queue: max_ncq = max_nsq")
         return await super().create_controller(nqn, endpoint, limits)
+
+    async def set_keys(self, uuid: str, *, key: str, tweak_key: str) -> None:
+        """Have the card encrypt the volume with this uuid."""
+        keys = {"uuid": uuid, "key": key, "key2": tweak_key, "cipher": "AES_XTS", "tweak": _TWEAK}
+        await self._session.call("npi_bdev_set_keys", keys)
+
+    async def clear_keys(self, uuid: str) -> None:
+        await self._session.call("npi_bdev_clear_keys", {"uuid": uuid})
 
     async def limit_controller(self, controller: Controller, least: Qos, most: Qos) -> None:
         if most.read_write_iops or most.read_write_mb or least.read_write_mb or least.read_write_iops:

@@ -328,6 +328,7 @@ class IntelNpi(FakeCard):
     def __init__(self) -> None:
         super().__init__()
         self.subsystems: dict[str, dict[str, Any]] = {}
+        self.keys: dict[str, tuple[str, str]] = {}
 
     def rpc_nvmf_get_subsystems(self, nqn: str = "") -> Any:
         if nqn and nqn not in self.subsystems:
@@ -364,6 +365,16 @@ class IntelNpi(FakeCard):
 
     def rpc_nvmf_subsystem_remove_listener(self, nqn: str, listen_address: dict[str, str]) -> Any:
         self.subsystems[nqn]["listen_addresses"].remove(listen_address)
+        return True
+
+    def rpc_npi_bdev_set_keys(self, uuid: str, key: str, key2: str, cipher: str, tweak: str) -> Any:
+        if key == "00" * 16:
+            raise Refusal("Invalid key")
+        self.keys[uuid] = (key, key2)
+        return True
+
+    def rpc_npi_bdev_clear_keys(self, uuid: str) -> Any:
+        del self.keys[uuid]
         return True
 
     def rpc_npi_qos_bw_iops_limit(

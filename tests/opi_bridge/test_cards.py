@@ -1,5 +1,6 @@
 """The same calls of the OPI API on every card, and what each card's process was told because of them."""
 
+import base64
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -169,6 +170,42 @@ async def test_intel_limits_a_controller_and_counts_its_admin_queue(tmp_path: Pa
         unequal = {"trtype": "NVME_TRANSPORT_TYPE_PCIE", "pcie_id": pci(1), "max_nsq": 4, "max_ncq": 3}
         code = await api.code("CreateNvmeController", parent=SUBSYSTEM, nvme_controller={"spec": unequal})
         assert code == "INVALID_ARGUMENT"
+
+
+async def test_intel_encrypts_in_the_card(tmp_path: Path) -> None:
+    card = IntelNpi()
+    uuid = "99999999-2222-4333-8444-555555555555"
+    async with bridge(tmp_path, "intel_npi", card) as (api, channel):
+        card.bdevs["disk0"] = {"name": "disk0", "product_name": "NVMe disk", "uuid": uuid, "claimed": False}
+        key = bytes(range(32))
+        body = {"volume_name_ref": "disk0", "cipher": "ENCRYPTION_TYPE_AES_XTS_128"}
+        create = {"encrypted_volume_id": "e0", "encrypted_volume": {**body, "key": base64.b64encode(key).decode()}}
+        for _ in range(2):
+            made = await api("CreateEncryptedVolume", **create)
+            assert made == {"name": "encryptedVolumes/e0", **body}
+        assert card.keys == {uuid: (key[:16].hex(), key[16:].hex())}
+        other = {**body, "key": base64.b64encode(key[::-1]).decode()}
+        code = await api.code("CreateEncryptedVolume", encrypted_volume_id="e0", encrypted_volume=other)
+        assert code == "ALREADY_EXISTS"
+        code = await api.code("CreateEncryptedVolume", encrypted_volume_id="e1", encrypted_volume=other)
+        assert code == "FAILED_PRECONDITION"
+        await api("CreateNvmeSubsystem", nvme_subsystem_id="s", nvme_subsystem={"spec": {"nqn": NQN}})
+        namespace = {"spec": {"volume_name_ref": "encryptedVolumes/e0", "host_nsid": 1}}
+        await api("CreateNvmeNamespace", parent=SUBSYSTEM, nvme_namespace_id="ns1", nvme_namespace=namespace)
+        assert card.subsystems[NQN]["namespaces"][0]["bdev_name"] == "disk0"
+        state = await card_pb2_grpc.CardStub(channel).GetState(card_pb2.GetStateRequest())
+        assert list(state.encrypted_volumes) == ["e0"]
+        card.bdevs["disk0"]["claimed"] = True
+        assert await api.code("DeleteEncryptedVolume", name="volumes/e0") == "FAILED_PRECONDITION"
+        card.bdevs["disk0"]["claimed"] = False
+        await api("DeleteNvmeNamespace", name=f"{SUBSYSTEM}/nvmeNamespaces/ns1")
+        await api("DeleteEncryptedVolume", name="volumes/e0")
+        assert card.keys == {}
+        assert await api.code("GetEncryptedVolume", name="volumes/e0") == "NOT_FOUND"
+        refused = {**body, "key": base64.b64encode(bytes(16) + key[16:]).decode()}
+        code = await api.code("CreateEncryptedVolume", encrypted_volume_id="e0", encrypted_volume=refused)
+        assert code == "INTERNAL"
+        assert await api("ListEncryptedVolumes", parent="volumes") == {}
 
 
 async def test_qemu_gets_a_controller_with_its_namespace(tmp_path: Path) -> None:
