@@ -4,6 +4,7 @@ Run as a program, with one JSON line on standard input for each daemon; it answe
 starts gRPC itself, since a process with gRPC must not fork. Daemons that end are reaped by the kernel.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import sys
 import csi.controller.app
 import csi.node_host.app
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MAINS = {"csi-controller": csi.controller.app.main, "csi-node-host": csi.node_host.app.main}
 
 
@@ -20,6 +22,8 @@ def bear(order: dict[str, str]) -> int:
     if pid:
         return pid
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # A test that is broken off leaves nobody behind.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()
     log = os.open(order["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
