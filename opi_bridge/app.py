@@ -59,6 +59,7 @@ async def start(config: OpiBridgeConfig, daemon: Daemon) -> None:
             volumes=made.remote_namespaces,
             monitor=monitor,
             locks=locks,
+            transports=config.card.transports,
             creation=Creation(table, locks),
             removal=Removal(table, locks),
         ),

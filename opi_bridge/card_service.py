@@ -1,7 +1,7 @@
 """The service beside OPI: functions, capabilities, state in one answer, keys, events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 import grpc.aio
@@ -42,6 +42,7 @@ class CardService(card_pb2_grpc.CardServicer):
         volumes: RemoteNamespaceStore,
         monitor: Monitor,
         locks: Locks,
+        transports: Sequence[str],
         creation: Creation,
         removal: Removal,
     ) -> None:
@@ -55,6 +56,7 @@ class CardService(card_pb2_grpc.CardServicer):
         self._volumes = volumes
         self._monitor = monitor
         self._locks = locks
+        self._transports = transports
         self._batches = Batches(creation, removal, set_options=self._set_options, wait=self._wait)
 
     async def GetCapabilities(self, request: pb.GetCapabilitiesRequest, context: Context) -> pb.Capabilities:
@@ -68,7 +70,7 @@ class CardService(card_pb2_grpc.CardServicer):
             qos=has.qos,
             shared_controller=has.shared_controller,
             namespaces_per_controller=has.namespaces_per_controller,
-            transports=has.transports,
+            transports=self._transports or has.transports,
         )
 
     async def ListFunctions(self, request: pb.ListFunctionsRequest, context: Context) -> pb.ListFunctionsResponse:

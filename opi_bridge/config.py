@@ -57,6 +57,8 @@ class CardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a connected host gets to drop removed disks before its controller goes (spdk_vfiouser without qmp)."""
     functions: list[PhysicalFunction] = []
     """PCI functions of a card that cannot be asked for them (spdk_vfiouser, intel_npi, marvell, qemu)."""
+    transports: list[Literal["tcp", "rdma"]] = []
+    """By which this DPU reaches storage; empty: what cards of this kind are known to have."""
     hotplug_functions: Annotated[int, msgspec.Meta(ge=0, le=31)] = 0
     """Hot-plug functions to be made (snap4)."""
     qmp: QmpConfig | None = None

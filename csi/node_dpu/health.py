@@ -34,6 +34,11 @@ def condition(attachments: Mapping[str, pb.Attachment]) -> dict[str, str]:
     return {"status": "True", "reason": reason, "message": f"{len(bad)} of {len(attachments)} volumes; {first}"[:1000]}
 
 
+def lost(path: pb.PathState) -> bool:
+    """Whether no I/O can go this way: it is not connected, or the target says so (ANA)."""
+    return not path.connected or path.ana_state == "inaccessible"
+
+
 class Health:
     """Reports changes of state only; a condition is written at most every `pause` seconds."""
 
@@ -83,7 +88,7 @@ class Health:
         for name, number in pb.AttachmentState.items():
             if number:
                 _ATTACHMENTS.labels(state=name.removeprefix(_PREFIX).lower()).set(counted[int(number)])
-        _PATHS_LOST.set(sum(not path.connected for one in there.values() for path in one.paths))
+        _PATHS_LOST.set(sum(lost(path) for one in there.values() for path in one.paths))
 
     async def run(self) -> None:
         """Keep the Node's condition and the figures current until cancelled."""

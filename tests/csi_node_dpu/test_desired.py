@@ -99,6 +99,14 @@ def test_a_volume_being_published_is_left_alone_until_its_grace_is_over() -> Non
     assert not calls.recent("v")
 
 
+@pytest.mark.parametrize(
+    ("connected", "ana", "lost"),
+    [(True, "", False), (True, "non_optimized", False), (True, "inaccessible", True), (False, "optimized", True)],
+)
+def test_a_path_that_takes_no_io_is_lost(connected: bool, ana: str, lost: bool) -> None:
+    assert health.lost(pb.PathState(connected=connected, ana_state=ana)) is lost
+
+
 def test_the_condition_names_the_worst() -> None:
     good = pb.Attachment(volume_id="a", state=pb.ATTACHMENT_STATE_ATTACHED)
     degraded = pb.Attachment(volume_id="b", state=pb.ATTACHMENT_STATE_DEGRADED, reason="a path is lost")

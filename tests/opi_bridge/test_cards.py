@@ -104,6 +104,16 @@ async def test_every_card_does_what_the_api_says(tmp_path: Path, kind: str, cont
         assert card.bdevs == {}
 
 
+@pytest.mark.parametrize(("said", "has"), [([], ["tcp"]), (["tcp", "rdma"], ["tcp", "rdma"])])
+async def test_transports_are_the_settings_or_the_cards_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], has: list[str]
+) -> None:
+    monkeypatch.setitem(CARDS["marvell"][1], "transports", said)
+    async with bridge(tmp_path, "marvell", Marvell()) as (_, channel):
+        known = await card_pb2_grpc.CardStub(channel).GetCapabilities(card_pb2.GetCapabilitiesRequest())
+        assert list(known.transports) == has
+
+
 async def test_snap4_shows_a_controller_only_when_it_is_whole(tmp_path: Path) -> None:
     card = Snap4()
     async with bridge(tmp_path, "snap4", card) as (api, channel):
