@@ -6,15 +6,18 @@ import asyncio
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.docs.blocks import ROOT, Block, blocks, fits
+from tests.tracing.collector import Collector
 
 BLOCKS = tuple(blocks())
 SCRIPTS = Path(sys.executable).parent
 COMMAND_SECONDS = 170.0
+ATTACH = "dpu_offload.attacher.v1.VolumeAttacher/Attach"
 # What needs a card or a cluster. A page that gains one says so by raising this number.
 NOT_RUN = 13
 
@@ -22,8 +25,9 @@ NOT_RUN = 13
 class Shell:
     """One shell for the blocks of a page, so that `export` lasts; each command's output and status are seen."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
         self._directory = directory
+        self._environ = environ
         self._end = "--end-of-command--"
 
     async def __aenter__(self) -> Shell:
@@ -33,7 +37,12 @@ class Shell:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             cwd=ROOT,
-            env={**os.environ, "PATH": f"{self._directory}:{SCRIPTS}:{os.environ['PATH']}", "NO_COLOR": "1"},
+            env={
+                **os.environ,
+                **self._environ,
+                "PATH": f"{self._directory}:{SCRIPTS}:{os.environ['PATH']}",
+                "NO_COLOR": "1",
+            },
         )
         return self
 
@@ -95,13 +104,25 @@ async def test_what_the_pages_do_in_the_lab_is_what_they_show(programs: Path) ->
     own = [block for block in BLOCKS if block.where == "lab"]
     first = next(block.page for block in own for command in block.commands if command.line == "dpu-lab up")
     own.sort(key=lambda block: (_ends(block), block.page != first))
-    async with Shell(programs) as shell:
+    async with Collector() as collector, Shell(programs, traced(collector.url)) as shell:
         try:
             for block in own:
                 await _run(shell, block, run)
         finally:
             await shell.run("dpu-lab down")
             shutil.rmtree(run, ignore_errors=True)
+        plugged = collector.ancestry("dpu_offload.link.v1.Link/Plug")
+        created = collector.ancestry("dpu_offload.card.v1.Card/CreateAll")
+    # What the pages' pod and claim went through, as one trace each: the host with its DPU, csi-controller to the card.
+    assert any(way[0] == "CNI ADD" for way in plugged), plugged
+    through = ["csi.v1.Controller/ControllerPublishVolume", ATTACH, ATTACH]
+    assert any([name for name in way if name in through] == through for way in created), created
+
+
+def traced(url: str) -> dict[str, str]:
+    """Environment of daemons that send their traces to this collector."""
+    names = ("CNI_NODE", "CSI_CONTROLLER", "CSI_NODE_DPU", "VOLUME_ATTACHER", "OPI_BRIDGE")
+    return {f"DPU_OFFLOAD_{name}__TRACING__ENDPOINT": url for name in names}
 
 
 def _ends(block: Block) -> bool:
@@ -112,7 +133,7 @@ def _ends(block: Block) -> bool:
 async def test_a_command_that_needs_nothing(block: Block, tmp_path: Path) -> None:
     if block.needs and shutil.which(block.needs) is None:
         pytest.skip(f"{block.needs} is not installed")
-    async with Shell(tmp_path) as shell:
+    async with Shell(tmp_path, {}) as shell:
         await _run(shell, block, "")
 
 

@@ -8,17 +8,15 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aiohttp import web
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from dpu_offload_stubs.attacher.v1 import attacher_pb2, attacher_pb2_grpc
 from foundation.daemon.serving import dial
 from foundation.tracing import recording, spans
+from tests.tracing.collector import Collector
 from tests.tracing.hop import told
 
 ATTACH = "dpu_offload.attacher.v1.VolumeAttacher/Attach"
@@ -129,49 +127,29 @@ async def test_off_nothing_of_opentelemetry_is_imported() -> None:
     assert process.returncode == 0, errors
 
 
-async def test_spans_reach_a_collector(collector: Any) -> None:
-    url, received = collector
-    recorder = recording.start(url, service="cni-node", version="1.2.3", share=1.0)
-    try:
-        with spans.span("CNI ADD", pod="shop/web"):
-            pass
-    finally:
-        spans.use(None)
-        await asyncio.to_thread(recorder.close)
-    (request,) = received
+async def test_spans_reach_a_collector() -> None:
+    async with Collector() as collector:
+        recorder = recording.start(collector.url, service="cni-node", version="1.2.3", share=1.0)
+        try:
+            with spans.span("CNI ADD", pod="shop/web"):
+                pass
+        finally:
+            spans.use(None)
+            await asyncio.to_thread(recorder.close)
+        (request,) = collector.requests
     (group,) = request.resource_spans
     attributes = {one.key: one.value.string_value for one in group.resource.attributes}
     assert (attributes["service.name"], attributes["service.version"]) == ("cni-node", "1.2.3")
     assert [span.name for span in group.scope_spans[0].spans] == ["CNI ADD"]
 
 
-async def test_a_share_of_none_sends_none(collector: Any) -> None:
-    url, received = collector
-    recorder = recording.start(url, service="cni-node", version="1", share=0.0)
-    try:
-        with spans.span("CNI ADD"):
-            pass
-    finally:
-        spans.use(None)
-        await asyncio.to_thread(recorder.close)
-    assert received == []
-
-
-@pytest.fixture
-async def collector() -> AsyncIterator[tuple[str, list[ExportTraceServiceRequest]]]:
-    """A collector's address, with what it has received."""
-    received: list[ExportTraceServiceRequest] = []
-
-    async def take(request: web.Request) -> web.Response:
-        received.append(ExportTraceServiceRequest.FromString(await request.read()))
-        return web.Response()
-
-    application = web.Application()
-    application.router.add_post("/v1/traces", take)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    yield f"http://{host}:{port}/v1/traces", received
-    await runner.cleanup()
+async def test_a_share_of_none_sends_none() -> None:
+    async with Collector() as collector:
+        recorder = recording.start(collector.url, service="cni-node", version="1", share=0.0)
+        try:
+            with spans.span("CNI ADD"):
+                pass
+        finally:
+            spans.use(None)
+            await asyncio.to_thread(recorder.close)
+        assert collector.requests == []
