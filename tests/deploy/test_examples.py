@@ -236,7 +236,7 @@ async def test_every_example_is_tried_here() -> None:
 IN_OTHER_MOMENTS = {
     ("csi-node-dpu", "create", "", "events"): ("csi/node_dpu/app.py", "EventRecorder("),
     ("csi-node-dpu", "patch", "", "events"): ("foundation/kube/events.py", "patch(EVENTS"),
-    ("csi-node-dpu", "list", "", "pods"): ("csi/node_dpu/health.py", "PODS"),
+    ("csi-node-dpu", "list", "", "pods"): ("csi/node_dpu/users.py", "PODS"),
     ("cni-node", "patch", "", "nodes"): ("cni/node/app.py", "OFFLOAD_ANNOTATION"),
     ("csi-node-dpu", "get", "", "secrets"): ("csi/node_dpu/volumes.py", "get(SECRETS"),
     ("csi-controller", "get", "", "secrets"): ("csi/controller/converge.py", "get(SECRETS"),
@@ -301,3 +301,9 @@ async def _somebody_looks_at_the_page(lab: Applied) -> None:
     async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
         assert answer.status == 200
         assert await answer.content.readline()
+        followed = {("", "persistentvolumes"), ("storage.k8s.io", "volumeattachments")}
+        wanted = {("cni-controller", verb, *what) for verb in ("list", "watch") for what in followed}
+        async with asyncio.timeout(SECONDS):
+            # A watch begins a moment after its list.
+            while not wanted <= set(requests(lab.layout.requests)):
+                await asyncio.sleep(0.1)
