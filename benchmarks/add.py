@@ -9,6 +9,7 @@ the insert, because OVN's own time starts there. Rounds are interleaved. Needs r
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import statistics
 import tempfile
@@ -22,7 +23,7 @@ from benchmarks import report
 from cni.node.netns import node_namespace, opened
 from foundation.ovsdb import OvsdbSession, fresh_name
 from foundation.ovsdb import operations as op
-from tests.node.stage import DEFAULT, DPU, HOST, MODES, Pod, Stage, vf_address, vf_netdev
+from tests.node.stage import BINARY, DEFAULT, DPU, HOST, MODES, Pod, Stage, vf_address, vf_netdev
 
 ROUNDS, BURST = 12, 32
 VFS, VFIO = 40, 4
@@ -136,6 +137,38 @@ def _return(netlink: IPRoute, name: str, fd: int) -> None:
     netlink.link("set", index=link["index"], net_ns_fd=fd, ifname=name)
 
 
+async def run_plugin(stage: Stage, verb: str, pod: Pod) -> None:
+    """As a runtime does, with little of a runtime: one spawned process, its input and output in memory."""
+    variables = {key: value for key, value in stage.variables(verb, pod).items() if value is not None}
+    given, answer = os.memfd_create("stdin"), os.memfd_create("stdout")
+    try:
+        os.write(given, json.dumps(stage.conf(pod)).encode())
+        os.lseek(given, 0, os.SEEK_SET)
+        actions = [(os.POSIX_SPAWN_DUP2, given, 0), (os.POSIX_SPAWN_DUP2, answer, 1)]
+        status = await _spawned(variables, actions)
+        if status:
+            raise RuntimeError(f"{verb} failed: {os.pread(answer, 4096, 0).decode()}")
+    finally:
+        os.close(given)
+        os.close(answer)
+
+
+def _spawned(variables: dict[str, str], actions: list[tuple[int, int, int]]) -> asyncio.Future[int]:
+    """The exit status of a plugin that begins now."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+    child = os.pidfd_open(os.posix_spawn(BINARY, [str(BINARY)], variables, file_actions=actions))
+
+    def reap() -> None:
+        loop.remove_reader(child)
+        found = os.waitid(os.P_PIDFD, child, os.WEXITED)
+        os.close(child)
+        ended.set_result(found.si_status if found is not None else -1)
+
+    loop.add_reader(child, reap)
+    return ended
+
+
 async def timed(work: Awaitable[object]) -> float:
     started = time.perf_counter()
     await work
@@ -161,12 +194,12 @@ async def one_by_one(stage: Stage, floor: Floor, mode: str) -> dict[str, list[fl
 
     for number in range(ROUNDS + 1):
         pod, vf = await made(stage, mode)
-        ours = await timed(whole(pod, lambda pod=pod: stage.add(pod)))  # type: ignore[misc]  # bound at once
-        away = await timed(stage.delete(pod))
+        ours = await timed(whole(pod, lambda pod=pod: run_plugin(stage, "ADD", pod)))  # type: ignore[misc]  # bound at once
+        away = await timed(run_plugin(stage, "DEL", pod))
         # A second sandbox of the same pod: the logical port is there already, as it is in a cluster.
         # OVN is given time to let go of the first one.
         await asyncio.sleep(0.1)
-        bare = await timed(stage.add(pod))
+        bare = await timed(run_plugin(stage, "ADD", pod))
         await stage.delete(pod)
         await stage.forget(pod)
         pod, vf = await made(stage, mode)
@@ -236,8 +269,8 @@ async def measure(stage: Stage) -> None:
     report.add("cni_dpu_hop", value=medians["vfio"] - medians["default"], unit="ms", goal={"of": "value", "max": 10})
     for mode in ("default", "host"):
         await bursts(stage, floor, mode)
-    # The DPU quiets the burst's representors first.
-    await asyncio.sleep(3)
+    # The DPU quiets the burst's representors first, ten seconds after the last.
+    await asyncio.sleep(13)
     await idle(stage)
     await floor.stop()
 
@@ -247,9 +280,9 @@ async def bursts(stage: Stage, floor: Floor, mode: str) -> None:
     for index, pod in enumerate(pods):
         await floor.delete(pod, index)
     await stage.forget(*pods)
-    pods, rate = await burst(stage, lambda pod, _: stage.add(pod), mode)
+    pods, rate = await burst(stage, lambda pod, _: run_plugin(stage, "ADD", pod), mode)
     started = time.perf_counter()
-    await asyncio.gather(*(stage.delete(pod) for pod in pods))
+    await asyncio.gather(*(run_plugin(stage, "DEL", pod) for pod in pods))
     away = BURST / (time.perf_counter() - started)
     await stage.forget(*pods)
     report.add(
@@ -273,7 +306,8 @@ async def run() -> None:
         stage = Stage(Path(scratch), vfs=VFS, vfio=VFIO, module="cni.node.app")
         try:
             await stage.up()
-            await asyncio.gather(*(stage.start(node) for node in MODES))
+            # As installed, where the tests' shorter beats are not.
+            await asyncio.gather(*(stage.start(node, offload={}) for node in MODES))
             await stage.settled()
             await measure(stage)
         finally:

@@ -83,12 +83,13 @@ class Adding:
         with opened(call.netns) as namespace:
             if namespace.inode == self._node_inode:
                 raise BadEnvironment(f"CNI_NETNS {call.netns} is the node's own network namespace, not a pod's")
-            namespace.warm()
             turn.reached("the device")
             device_id = call.device_id or await self._held.choose(
                 call, required=self._ovs.needs_function, deadline=self._limits.assignment
             )
             device = await asyncio.to_thread(resolve, self._sysfs, device_id) if device_id else None
+            if device is None or device.kind != "vfio":
+                namespace.warm()
             await self._reserve(call, identity, device)
             try:
                 turn.reached("the pod's addresses")
@@ -118,7 +119,7 @@ class Adding:
             interfaces, _ = await together(
                 self._both_sides(attachment, namespace, turn.end), self._store.flush(attachment.id)
             )
-            if device is not None:
+            if device is not None and attachment.device_info_file:
                 await asyncio.to_thread(write_device_info, attachment, device)
             answer = result.build(
                 version=call.version,

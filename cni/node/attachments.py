@@ -8,6 +8,7 @@ links, and removed as an orphan.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import logging
@@ -103,6 +104,9 @@ class AttachmentStore:
         self._directory = directory
         self._found: dict[str, Attachment] = {}
         self._numbers = itertools.count(1)
+        self._unflushed: set[str] = set()
+        self._flushing = asyncio.Lock()
+        self._round: asyncio.Task[None] | None = None
         self.epoch = 0
 
     async def open(self) -> None:
@@ -152,13 +156,33 @@ class AttachmentStore:
         self._found[attachment.id] = attachment
 
     async def flush(self, identity: str) -> None:
-        """Returns when what was put is on the disk. Raises InputFailed."""
-        try:
-            await asyncio.to_thread(_sync, self._path(identity))
-        except OSError as error:
-            raise InputFailed(
-                f"attachment {identity} does not reach the disk below {self._directory}: {error.strerror}"
-            ) from error
+        """Returns when what was put is on the disk. Raises InputFailed.
+
+        Many at once go together: each for itself would keep the file system's journal busy with one after the other.
+        """
+        self._unflushed.add(identity)
+        if self._round is None:
+            self._round = asyncio.create_task(self._flush_all(), name="flush attachments")
+            # Whether or not somebody still waits for it.
+            self._round.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._round)
+
+    async def _flush_all(self) -> None:
+        async with self._flushing:
+            together, self._unflushed, self._round = self._unflushed, set(), None
+            try:
+                await asyncio.to_thread(self._sync_all, sorted(together))
+            except OSError as error:
+                raise InputFailed(
+                    f"attachments do not reach the disk below {self._directory}: {error.strerror}"
+                ) from error
+
+    def _sync_all(self, identities: list[str]) -> None:
+        for identity in identities:
+            # One that was removed meanwhile needs nothing.
+            with contextlib.suppress(FileNotFoundError):
+                _sync(self._path(identity))
+        _sync(self._directory)
 
     def remove(self, identity: str) -> None:
         """Succeeds when there is none. Raises InputFailed."""
@@ -194,7 +218,8 @@ class AttachmentStore:
         newest = max((one.generation >> 32 for one in found.values()), default=0)
         self.epoch = max(int(text) if text.isdigit() else 0, newest) + 1
         _replace(counter, str(self.epoch).encode())
-        _sync(counter)
+        for path in (counter, self._directory):
+            _sync(path)
         return found
 
 
@@ -205,12 +230,11 @@ def _replace(path: Path, text: bytes) -> None:
 
 
 def _sync(path: Path) -> None:
-    for target in (path, path.parent):
-        fd = os.open(target, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _read(path: Path) -> Attachment | None:

@@ -25,9 +25,7 @@ def device_info(attachment: Attachment, device: Device) -> dict[str, Any]:
 
 
 def write_device_info(attachment: Attachment, device: Device) -> None:
-    """Blocking. Does nothing where the runtime asked for none, or the device plugin has written it already."""
-    if not attachment.device_info_file:
-        return
+    """Blocking, for an attachment with a file; does nothing where the device plugin has written it already."""
     path = Path(attachment.device_info_file)
     if path.exists():
         return

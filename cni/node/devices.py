@@ -4,7 +4,7 @@ import msgspec
 
 from cni.node.attachments import FunctionRef, Kind
 from cni.node.errors import BadConfiguration
-from foundation.pci import PciAddress, Sysfs
+from foundation.pci import Sysfs
 from foundation.pci.errors import PciError
 
 _VFIO_DRIVERS = ("vfio-pci", "vfio_pci")
@@ -84,8 +84,3 @@ def _scalable(sysfs: Sysfs, device_id: str) -> Device:
         netdev=found.netdevs[0] if found.netdevs else "",
         pf_netdev=pf_netdevs[0] if pf_netdevs else "",
     )
-
-
-def pf_of(address: str) -> str:
-    """A PCI address in the kernel's spelling, anything else as it is."""
-    return str(PciAddress.parse(address)) if ":" in address else address

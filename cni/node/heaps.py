@@ -3,13 +3,20 @@
 import ctypes
 import gc
 
-_ARENA_MAX = -8  # M_ARENA_MAX of mallopt(3)
+# Of mallopt(3).
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_LARGE = 128 * 1024
 
 
 def limit_heaps(number: int = 1) -> bool:
-    """To be called before threads start; False where the C library knows no such limit (musl)."""
+    """To be called before threads start; False where the C library knows no such limits (musl).
+
+    A large block, such as the 256 KiB into which asyncio reads, goes back to the system as soon as it is free: left to
+    itself the C library would after the first of them put the others on the heap, between what stays.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and mallopt(_ARENA_MAX, number) == 1
+    limits = ((_ARENA_MAX, number), (_MMAP_THRESHOLD, _LARGE), (_TRIM_THRESHOLD, _LARGE))
+    return mallopt is not None and all(mallopt(option, value) == 1 for option, value in limits)
 
 
 def give_back() -> None:

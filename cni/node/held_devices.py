@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
 
-from cni.device_plugin.pod_resources import Holder, PodResources
 from cni.node.errors import BadConfiguration, TryLater
 from cni.node.pods import Pods
 from cni.node.request import DEFAULT_NETWORK, Call, is_device
+
+if TYPE_CHECKING:
+    from cni.device_plugin.pod_resources import Holder
 
 # Which networks a pod has beside the default one (k8s.cni.cncf.io, Multi-Network Specification).
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
@@ -72,6 +75,9 @@ class HeldDevices:
                 "the network configuration has no deviceID, and kubelet's pod resources API, which tells the devices "
                 f"of {where}, is not at {self._socket}; set deviceID, or pod_resources.socket"
             )
+        # Loaded here, because most nodes never need it.
+        from cni.device_plugin.pod_resources import PodResources
+
         try:
             async with PodResources(self._socket) as kubelet:
                 return await kubelet.of_pod(call.pod_namespace, call.pod_name, deadline=_SECONDS)

@@ -26,6 +26,8 @@ ALIAS = "dpu-offload"
 _SIOCETHTOOL, _ETHTOOL_STXCSUM = 0x8946, 0x17
 _NODAD, _ONLINK = 0x02, 4
 _IFF_UP = 1
+# The first link of every network namespace.
+_LOOPBACK = 1
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,9 +207,7 @@ def configure(netlink: IPRoute, link: Link, assignment: Assignment, *, alias: st
     if ("address" in needed or "mtu" in needed) and link.up:
         change(netlink, link.index, f"take {link.name} down", state="down")
     change(netlink, link.index, f"set up {link.name} with {needed or 'what it has'}", state="up", **needed)
-    loopback = find(netlink, name="lo")
-    if loopback is not None and not loopback.up:
-        change(netlink, loopback.index, "take the loopback up", state="up")
+    change(netlink, _LOOPBACK, "take the loopback up", state="up")
     for address in assignment.ips:
         interface = ipaddress.ip_interface(address)
         flags = {"flags": _NODAD} if interface.version == 6 else {}

@@ -23,7 +23,7 @@ from cni.node.vswitchd import Vswitchd
 
 _log = logging.getLogger(__name__)
 
-_QUIET_SECONDS = 0.5
+_QUIET_SECONDS = 10.0
 # Flows come within a tenth of this; afterwards one asks whether anybody makes them.
 _USUAL_SECONDS = 0.4
 
@@ -91,6 +91,7 @@ class LocalOvsSide:
         self._flows = flows
         self._controller = controller
         self._locks = KeyedLocks()
+        self._flushing = asyncio.Lock()
         self._users: dict[str, str] = {}
         self._running: set[asyncio.Task[None]] = set()
 
@@ -140,7 +141,7 @@ class LocalOvsSide:
         if attachment.function is not None and (link := self._present(attachment)):
             # The port is gone and nothing passes any more; the 20 ms that the kernel takes for this are nobody's wait.
             self._behind(self._quiet(link))
-        self._behind(flush(self._vswitchd, attachment.assignment.ips))
+        self._behind(self._forget_connections(attachment))
 
     async def mismatch(self, attachment: Attachment) -> str:
         link = self.link(attachment)
@@ -196,6 +197,11 @@ class LocalOvsSide:
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    async def _forget_connections(self, attachment: Attachment) -> None:
+        """One attachment after another: OVS looks through all connections each time."""
+        async with self._flushing:
+            await flush(self._vswitchd, attachment.assignment.ips)
 
     async def _quiet(self, link: str) -> None:
         """Takes a representor down that nobody uses (again): not at once, because the next pod often comes soon."""

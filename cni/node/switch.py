@@ -274,9 +274,6 @@ class Switch:
         self.session.on_connect(callback)
         self.session.subscribe("Bridge", lambda _: callback())
 
-    def interface(self, link: str) -> Row | None:
-        return self._by_name.one(link)
-
     def _bridge(self) -> Row | None:
         return next((row for row in self.session.rows("Bridge").values() if row["name"] == self.bridge), None)
 

@@ -397,17 +397,7 @@ class Stage:
         command: Iterable[str] = (str(BINARY),),
     ) -> Answer:
         """One run of cni-bin, as the runtime does it."""
-        variables: dict[str, str | None] = {"CNI_COMMAND": verb, "CNI_PATH": str(BINARY.parent)}
-        if pod is not None:
-            variables |= {
-                "CNI_CONTAINERID": pod.container,
-                "CNI_NETNS": pod.netns_path,
-                "CNI_IFNAME": pod.ifname,
-                "CNI_ARGS": f"K8S_POD_UID={pod.uid};IgnoreUnknown=1;K8S_POD_NAMESPACE={pod.namespace};"
-                f"K8S_POD_NAME={pod.name};K8S_POD_INFRA_CONTAINER_ID={pod.container}",
-            }
-        variables["DPU_OFFLOAD_CNI_SOCKET"] = str(self.socket(node or (pod.node if pod else DEFAULT)))
-        variables |= environment or {}
+        variables = self.variables(verb, pod, node=node) | (environment or {})
         text = conf if isinstance(conf, bytes) else json.dumps(self.conf(pod) if conf is None else conf).encode()
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -418,6 +408,20 @@ class Stage:
         )
         output, _ = await asyncio.wait_for(process.communicate(text), 50)
         return Answer(process.returncode or 0, json.loads(output) if output.strip() else {})
+
+    def variables(self, verb: str, pod: Pod | None, *, node: str = "") -> dict[str, str | None]:
+        """The environment that the runtime gives."""
+        variables: dict[str, str | None] = {"CNI_COMMAND": verb, "CNI_PATH": str(BINARY.parent)}
+        if pod is not None:
+            variables |= {
+                "CNI_CONTAINERID": pod.container,
+                "CNI_NETNS": pod.netns_path,
+                "CNI_IFNAME": pod.ifname,
+                "CNI_ARGS": f"K8S_POD_UID={pod.uid};IgnoreUnknown=1;K8S_POD_NAMESPACE={pod.namespace};"
+                f"K8S_POD_NAME={pod.name};K8S_POD_INFRA_CONTAINER_ID={pod.container}",
+            }
+        variables["DPU_OFFLOAD_CNI_SOCKET"] = str(self.socket(node or (pod.node if pod else DEFAULT)))
+        return variables
 
     async def add(self, pod: Pod, **more: Any) -> Pod:
         answer = await self.call("ADD", pod, self.conf(pod, **more))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -87,3 +89,16 @@ async def test_an_unusable_directory_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputFailed, match="set state_dir to a writable directory"):
         await opened(tmp_path / "file" / "below")
+
+
+async def test_many_reach_the_disk_together_and_a_failure_reaches_all(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "attachments")
+    several = [made(f"c{number}") for number in range(20)]
+    for one in several:
+        store.put(one)
+    store.remove(several[0].id)
+    await asyncio.gather(*(store.flush(one.id) for one in several))
+    shutil.rmtree(tmp_path / "attachments")
+    failed = await asyncio.gather(*(store.flush(one.id) for one in several), return_exceptions=True)
+    assert all(isinstance(error, InputFailed) for error in failed)
+    assert "do not reach the disk" in str(failed[-1])

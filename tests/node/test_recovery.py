@@ -83,6 +83,18 @@ async def test_ports_that_vanish_from_ovs_are_put_back(stage: Stage) -> None:
         await working(stage, *pods)
 
 
+async def test_an_older_conf_db_gets_its_ports_back(stage: Stage) -> None:
+    """OVS' database as it was before there were any pods, in place of the present one."""
+    await stage.settled()
+    remotes = {node: stage.network.chassis[node].ovs for node in (DEFAULT, DPU)}
+    for node, remote in remotes.items():
+        await run("bash", "-c", f"ovsdb-client backup {remote} > {stage.directory}/{node}.backup")
+    async with three(stage) as pods:
+        for node, remote in remotes.items():
+            await run("bash", "-c", f"ovsdb-client restore {remote} < {stage.directory}/{node}.backup")
+        await working(stage, *pods)
+
+
 async def test_a_rebooted_dpu_gets_everything_back_from_its_host(stage: Stage) -> None:
     async with three(stage) as pods:
         stage.kill(DPU)
