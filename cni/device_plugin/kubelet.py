@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import re
 import secrets
@@ -28,6 +29,7 @@ API_VERSION = "v1beta1"
 KUBELET_SOCKET = "kubelet.sock"
 
 _SOCKET_MODE = 0o660
+_LONGEST_STEM = 40
 
 _REGISTRATIONS = metrics.counter("device_plugin_registrations", "Attempts to register.", ("resource", "outcome"))
 
@@ -156,7 +158,7 @@ class Registration:
     async def _serve(self) -> None:
         """A new name each time: the end of the old server may remove its path later than the new one appears."""
         await self._close_server()
-        path = self._directory / f"{_slug(self._resource)}.{secrets.token_hex(4)}.sock"
+        path = self._directory / f"{_stem(self._resource)}.{secrets.token_hex(4)}.sock"
         server = make_server(errors=ERRORS, service="device-plugin")
         api_pb2_grpc.add_DevicePluginServicer_to_server(self._servicer, server)
         # Known before it exists, so that a stop in the middle removes it.
@@ -202,9 +204,13 @@ class Registration:
 
 def remove_leftovers(directory: Path, resource: str) -> None:
     """Remove sockets that earlier processes of ours left behind. Raises SocketTaken when one of them still serves."""
-    for path in directory.glob(f"{_slug(resource)}.*.sock"):
+    for path in directory.glob(f"{_stem(resource)}.*.sock"):
         claim_unix_path(path, mode=_SOCKET_MODE)
 
 
-def _slug(resource: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]", "_", resource)
+def _stem(resource: str) -> str:
+    """How the names of a resource's sockets begin: a path of the kernel's has room for 107 bytes with its directory."""
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", resource)
+    if len(stem) <= _LONGEST_STEM:
+        return stem
+    return f"{stem[: _LONGEST_STEM - 9]}-{hashlib.sha256(resource.encode()).hexdigest()[:8]}"

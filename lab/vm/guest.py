@@ -23,6 +23,7 @@ from opi_bridge.cards.qmp import Qmp
 
 BOOT_SECONDS = 180.0
 _STOP_SECONDS = 30.0
+_ATTEMPTS = 3
 _START_SECONDS = 60.0
 _PYTHON = REPOSITORY / ".venv/bin/python"
 _AGENT = Path(__file__).parent / "agent.py"
@@ -30,6 +31,10 @@ _AGENT = Path(__file__).parent / "agent.py"
 
 class GuestFailed(RuntimeError):
     """The guest did not start, or a program in it failed; the message holds the end of what it said."""
+
+
+class QemuEnded(GuestFailed):
+    """QEMU itself ended before the guest had started."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,18 @@ class Guest:
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         # A socket's path has room for 107 bytes only.
-        self._sockets = Path(tempfile.mkdtemp(prefix="dpu-vm-"))
-        try:
-            await self._start()
-        except BaseException:
-            await self._stop()
-            raise
+        for attempt in range(1, _ATTEMPTS + 1):
+            self._sockets = Path(tempfile.mkdtemp(prefix="dpu-vm-"))
+            try:
+                await self._start()
+            except BaseException as error:
+                await self._stop()
+                # QEMU's emulation of several processors sometimes trips over a memory map that changes
+                # (`iotlb_to_section`), as it does while a kernel finds its PCI functions.
+                if isinstance(error, QemuEnded) and attempt < _ATTEMPTS:
+                    continue
+                raise
+            break
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -196,7 +207,7 @@ class Guest:
         while True:
             assert self._process is not None
             if self._process.returncode is not None:
-                raise GuestFailed(f"QEMU ended with {self._process.returncode}: {self._last_words()}")
+                raise QemuEnded(f"QEMU ended with {self._process.returncode}: {self._last_words()}")
             with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
                 return await Channel.connect(self._sockets / "agent")
             await asyncio.sleep(0.02)
@@ -207,7 +218,9 @@ class Guest:
         done, pending = await asyncio.wait(waits, timeout=BOOT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
-        if not done or agent.ended.is_set():
+        if agent.ended.is_set():
+            raise QemuEnded(f"QEMU ended before the guest had started: {self._last_words()}")
+        if not done:
             raise GuestFailed(f"the guest did not start within {BOOT_SECONDS:g} s: {self._last_words()}")
 
     async def _stop(self) -> None:

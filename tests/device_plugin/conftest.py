@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -247,10 +248,10 @@ def machine(tmp_path: Path) -> MachineTree:
 
 
 @pytest.fixture
-async def kubelet(tmp_path: Path) -> AsyncIterator[FakeKubelet]:
-    directory = tmp_path / "dp"
-    directory.mkdir()
-    kubelet = FakeKubelet(directory)
-    await kubelet.start()
-    yield kubelet
-    await kubelet.stop()
+async def kubelet() -> AsyncIterator[FakeKubelet]:
+    # As short as the real one: a socket's path has room for 107 bytes only.
+    with tempfile.TemporaryDirectory(prefix="kubelet-device-plugins-") as directory:
+        kubelet = FakeKubelet(Path(directory))
+        await kubelet.start()
+        yield kubelet
+        await kubelet.stop()

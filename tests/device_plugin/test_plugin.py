@@ -197,6 +197,17 @@ async def test_the_directory_is_made_anew(card: Any, kubelet: Any) -> None:
         await kubelet.until(VF, BOTH)
 
 
+async def test_resources_with_long_names_keep_apart(card: Any, kubelet: Any) -> None:
+    name = "a" * 62
+    pools = (
+        Pool(name=f"{name}1", selectors=(Selector(addresses=(VF0,)),)),
+        Pool(name=f"{name}2", selectors=(Selector(addresses=(VF1,)),)),
+    )
+    async with running(card, kubelet, *pools):
+        await kubelet.until(f"dpu-offload.io/{name}1", {VF0: "Healthy"})
+        await kubelet.until(f"dpu-offload.io/{name}2", {VF1: "Healthy"})
+
+
 async def test_own_socket_removed_behind_our_back(card: Any, kubelet: Any) -> None:
     async with running(card, kubelet):
         await kubelet.until(VF, BOTH)
