@@ -20,11 +20,11 @@ import pytest_asyncio
 from benchmarks import report
 from lab.network import namespaces
 from lab.network.commands import ip
-from tests.node.stage import BINARY, DEFAULT, DPU, HOST, Answer, Pod, Stage, vf_address
+from tests.node.stage import BINARY, DEFAULT, DPU, HOST, ROOT, Answer, Pod, Stage, vf_address
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
 
-CNITOOL = shutil.which("cnitool", path=f"{os.environ.get('PATH', '')}:{Path.home()}/go/bin")
+CNITOOL = shutil.which("cnitool", path=f"{os.environ.get('PATH', '')}:{ROOT}/build/bin:{Path.home()}/go/bin")
 _ran: dict[str, bool] = {}
 
 
@@ -80,7 +80,7 @@ class Runtime:
         conf = self.stage.conf(self.pod, cniVersion=self.version)
         if verb == "GC":
             conf |= {"cni.dev/valid-attachments": [], "cni.dev/attachments": []}
-        elif self._cached:
+        elif verb in ("CHECK", "DEL") and self._cached:
             conf |= {"prevResult": self._cached}
         environment = {"CNI_CONTAINERID": None, "CNI_NETNS": None} if verb in ("GC", "STATUS") else {}
         answer = await self.stage.call(verb, self.pod, conf, environment=environment)

@@ -129,6 +129,9 @@ async def asked(stage: Stage, node: str, port: int, path: str = "/") -> tuple[st
     except CommandFailed:
         return "", {}, ""
     head, _, body = text.replace("\r\n", "\n").partition("\n\n")
+    if not body:
+        # It was about to close.
+        return "", {}, ""
     return head.partition("\n")[0], json.loads(body), head
 
 
