@@ -1,7 +1,9 @@
 """Every configuration file, flag and environment variable of the manifests is one that the typed settings know."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from certificates.renewer.config import CertificateRenewerConfig
@@ -102,20 +104,31 @@ def test_probes_and_ports_are_those_of_the_configuration(everything: list[Body],
         assert all(one["containerPort"] == port for one in container.get("ports", ())), name
 
 
+def paths(settings: msgspec.Struct, above: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting that is a path on the node, with its name."""
+    for field in settings.__struct_fields__:
+        value = getattr(settings, field)
+        if isinstance(value, msgspec.Struct):
+            yield from paths(value, f"{above}{field}.")
+        elif isinstance(value, str) and value.removeprefix("unix:").startswith("/"):
+            yield above + field, value.removeprefix("unix:")
+
+
 def test_paths_of_the_configuration_are_mounted(everything: list[Body], tmp_path: Path) -> None:
     """Sockets, states, keys: every path that a daemon writes or reads lies in a volume of its container."""
     own = {"/sys", "/dev", "/proc", "/run/netns"}
+    seen = set()
     for name, container, settings in daemons(everything, tmp_path):
         mounts = {one["mountPath"] for one in container["volumeMounts"]} | own
-        for field in settings.__struct_fields__:
-            value = getattr(settings, field)
-            path = str(value).removeprefix("unix:")
-            if not isinstance(value, str) or not path.startswith("/"):
-                continue
-            if name == "cni-node" and settings.mode == "host" and field in ("ovsdb", "ovs_run_dir", "ovn_run_dir"):  # type: ignore[attr-defined]
+        for field, path in paths(settings):
+            if getattr(settings, "mode", "") == "host" and field in ("ovsdb", "ovs_run_dir", "ovn_run_dir"):
                 continue  # a host has no switch
+            if field == "card.directory":
+                continue  # of emulated functions, which a real card has none of
+            seen.add(field)
             under = any(path == one or path.startswith(f"{one}/") for one in mounts)
             assert under, f"{name}: {field} {path} is in no volume"
+    assert {"tls.key", "link.tls.key", "northbound.key", "pod_resources.socket", "state_directory", "keys"} <= seen
 
 
 def test_the_storage_backends_and_the_pools_can_be_built(everything: list[Body], tmp_path: Path) -> None:

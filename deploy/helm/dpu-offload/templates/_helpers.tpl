@@ -321,6 +321,8 @@ spec:
             - {name: state, mountPath: /var/lib/dpu-offload/cni-node}
             - {name: namespaces, mountPath: /run/netns, mountPropagation: HostToContainer}
             - {name: device-info, mountPath: /var/run/k8s.cni.cncf.io}
+            # Which function kubelet gave to a pod whose configuration does not say so.
+            - {name: pod-resources, mountPath: /var/lib/kubelet/pod-resources}
 {{- if .switch }}
             - {name: openvswitch, mountPath: /var/run/openvswitch}
             - {name: ovn, mountPath: /var/run/ovn}
@@ -337,6 +339,8 @@ spec:
           hostPath: {path: /var/run/netns, type: DirectoryOrCreate}
         - name: device-info
           hostPath: {path: /var/run/k8s.cni.cncf.io, type: DirectoryOrCreate}
+        - name: pod-resources
+          hostPath: {path: {{ $root.Values.kubelet.directory }}/pod-resources, type: DirectoryOrCreate}
 {{- if .install }}
         - name: cni
           configMap: {name: cni}
