@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -29,11 +27,8 @@ from dpuctl.inspection import daemons, machine
 from dpuctl.inspection.facts import Machine
 from dpuctl.machines import wanted_dials
 from dpuctl.snapshot import Snapshot, read
-from dpuctl.suite import SUITE_PODS
 from foundation.daemon.serving import ErrorTable, TlsFiles, listen_tls, listen_unix, make_server
-from foundation.kube import resources
 from foundation.kube.client import KubeClient
-from foundation.kube.errors import NotFound
 from foundation.ovsdb import OvsdbSession, Uuid, fresh_name
 from foundation.ovsdb import operations as op
 from foundation.spdk.client import SpdkClient
@@ -46,28 +41,7 @@ from lab.network.commands import run
 from lab.ports import free_port
 from lab.setting import create_objects
 from tests.csi_rig.target import LVSTORE, Target
-
-NAMESPACE = "dpu-offload"
-VOLUME = "main:p0.vaaaaaaaaaaaaaaaaaaaa"
-POD = "web"
-ATTACHMENT = "0123456789abcdef"
-VF, PF = "0000:03:00.2", "0000:03:00.0"
-REPRESENTOR = "pf0vf0"
-VERSION = "0.1.0"
-DAEMONS_OF = {
-    DPU_NODE: ("cni-node", "csi-node-dpu", "volume-attacher", "opi-bridge"),
-    HOST_NODE: ("cni-node", "csi-node-host"),
-    "node-default": ("cni-controller", "csi-controller"),
-}
-SIDECARS = {
-    "csi-controller": ("csi-provisioner", "csi-attacher", "csi-resizer"),
-    "csi-node-host": ("node-driver-registrar",),
-}
-
-
-def now(offset: float = 0.0) -> str:
-    moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=offset)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+from tests.dpuctl.cluster_objects import ATTACHMENT, PF, POD, REPRESENTOR, VF, VOLUME, ClusterObjects
 
 
 class StandInAttacher(attacher_pb2_grpc.VolumeAttacherServicer):
@@ -103,7 +77,7 @@ def disk(volume: str = VOLUME, *, connected: bool = True) -> attacher_pb2.Attach
     )
 
 
-class Installation:
+class Installation(ClusterObjects):
     """`await up()`, `await down()`; `examine()` does what `dpuctl doctor` does."""
 
     def __init__(self, directory: Path) -> None:
@@ -124,7 +98,7 @@ class Installation:
         await asyncio.gather(self._databases(), self._storage(), self._cluster())
         await self._endpoints()
         self._settings()
-        await self._objects()
+        await self.make_objects()
         self.keep_attachment()
 
     async def down(self) -> None:
@@ -351,149 +325,6 @@ class Installation:
         path = self.directory / "state" / "attachments" / f"{ATTACHMENT}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-
-    # --- Kubernetes -------------------------------------------------------------------------------------------------
-
-    async def _objects(self) -> None:
-        client = self.client
-        for node in objects.POD_CIDRS:
-            condition = [{"type": "Ready", "status": "True", "message": "fine"}]
-            await client.merge_patch(
-                resources.NODES, node, "", {"status": {"conditions": condition}}, subresource="status"
-            )
-        await self.annotate_dpu()
-        driver = {"name": "csi.dpu-offload.io", "nodeID": HOST_NODE, "topologyKeys": None}
-        body: dict[str, Any] = {"apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": {"name": HOST_NODE}}
-        await client.create(resources.CSI_NODES, {**body, "spec": {"drivers": [driver]}})
-        for namespace in (NAMESPACE, "abandoned"):
-            await client.create(resources.NAMESPACES, objects.namespace(namespace))
-        await self.lease()
-        for node, names in DAEMONS_OF.items():
-            for name in names:
-                await self.suite_pod(name, node=node)
-        await self.pod(POD, address="10.244.1.10")
-        await self._volume()
-
-    async def annotate_dpu(self, **changed: Any) -> None:
-        storage = {
-            "endpoint": f"127.0.0.1:{self.ports['csi-node-dpu']}",
-            "serverName": f"{DPU_NODE}.csi-node-dpu.dpu-offload.io",
-            "hostNqn": self.host_nqn,
-            "functions": {"total": 8, "free": 7},
-        }
-        link = {
-            "endpoint": f"127.0.0.1:{self.ports['cni-node']}",
-            "serverName": f"{DPU_NODE}.cni-node.dpu-offload.io",
-        }
-        annotations = {
-            "dpu-offload.io/storage": json.dumps(storage | changed.get("storage", {})),
-            "dpu-offload.io/link": json.dumps(link | changed.get("link", {})),
-        }
-        await self.client.merge_patch(resources.NODES, DPU_NODE, "", {"metadata": {"annotations": annotations}})
-
-    async def label_dpu(self, host: str | None) -> None:
-        await self.client.merge_patch(
-            resources.NODES, DPU_NODE, "", {"metadata": {"labels": {"dpu-offload.io/host-node": host}}}
-        )
-
-    async def lease(self, *, namespace: str = NAMESPACE, offset: float = 0.0, name: str = "cni-controller") -> None:
-        spec = {"holderIdentity": f"one-{namespace}", "leaseDurationSeconds": 3600, "renewTime": now(offset)}
-        body = {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": spec,
-        }
-        await self.client.apply(resources.LEASES, body, "test", force=True)
-
-    async def suite_pod(self, daemon: str, *, node: str, version: str = VERSION, sidecars: bool = True) -> None:
-        """A pod of the suite's, ready; replaces an earlier one."""
-        names = (daemon, *(SIDECARS.get(daemon, ()) if sidecars else ()))
-        name = f"{daemon}-{node}"
-        with contextlib.suppress(NotFound):
-            await self.client.delete(resources.PODS, name, NAMESPACE, grace_seconds=0)
-        body = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {
-                "name": name,
-                "namespace": NAMESPACE,
-                "labels": {"app.kubernetes.io/part-of": "dpu-offload", "app.kubernetes.io/version": version},
-            },
-            "spec": {
-                "nodeName": node,
-                "hostNetwork": True,
-                "containers": [{"name": each, "image": f"registry.example/{each}:1"} for each in names],
-            },
-        }
-        await self.client.create(SUITE_PODS, body)
-        await self.suite_pod_status(name)
-
-    async def suite_pod_status(self, name: str, *, waiting: str = "") -> None:
-        state = {"waiting": {"reason": waiting}} if waiting else {"running": {}}
-        container = {
-            "name": name,
-            "ready": not waiting,
-            "restartCount": 7,
-            "state": state,
-            "image": "i",
-            "imageID": "i",
-        }
-        status = {
-            "phase": "Running",
-            "conditions": [{"type": "Ready", "status": "False" if waiting else "True"}],
-            "containerStatuses": [container],
-        }
-        await self.client.merge_patch(resources.PODS, name, NAMESPACE, {"status": status}, subresource="status")
-
-    async def pod(
-        self, name: str, *, address: str, node: str = HOST_NODE, networks: str = "", phase: str = "Running"
-    ) -> None:
-        """A user's pod with what cni-controller has given it (nothing, if `address` is empty)."""
-        body = objects.pod(name, node_name=node)
-        body["metadata"]["annotations"] = {}
-        if address:
-            given = {"default": {"ips": [f"{address}/24"], "mac": "0a:58:0a:f4:01:0a", "mtu": 1400}}
-            body["metadata"]["annotations"]["dpu-offload.io/pod-networks"] = json.dumps(given)
-        if networks:
-            body["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"] = networks
-        await self.client.create(resources.PODS, body)
-        await self.client.merge_patch(
-            resources.PODS, name, objects.NAMESPACE, {"status": {"phase": phase}}, subresource="status"
-        )
-
-    async def remove_pod(self, name: str) -> None:
-        await self.client.delete(resources.PODS, name, objects.NAMESPACE, grace_seconds=0)
-
-    async def _volume(self) -> None:
-        volume = {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": "pv-1"},
-            "spec": {
-                "capacity": {"storage": "4Mi"},
-                "accessModes": ["ReadWriteOnce"],
-                "csi": {"driver": "csi.dpu-offload.io", "volumeHandle": VOLUME},
-            },
-        }
-        await self.client.create(resources.PERSISTENT_VOLUMES, volume)
-        attachment = {
-            "apiVersion": "storage.k8s.io/v1",
-            "kind": "VolumeAttachment",
-            "metadata": {"name": "va-1"},
-            "spec": {
-                "attacher": "csi.dpu-offload.io",
-                "nodeName": HOST_NODE,
-                "source": {"persistentVolumeName": "pv-1"},
-            },
-        }
-        await self.client.create(resources.VOLUME_ATTACHMENTS, attachment)
-        await self.attachment_status(attached=True)
-
-    async def attachment_status(self, **status: Any) -> None:
-        metadata = {"dpuNode": DPU_NODE, "pf": "0", "vf": "1"}
-        body = {"status": {"attachError": None, "attachmentMetadata": metadata, **status}}
-        await self.client.merge_patch(resources.VOLUME_ATTACHMENTS, "va-1", "", body, subresource="status")
 
     # --- looking ----------------------------------------------------------------------------------------------------
 

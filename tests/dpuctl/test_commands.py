@@ -19,7 +19,8 @@ from foundation.kube import resources
 from foundation.spdk.client import SpdkClient
 from lab import objects
 from lab.layout import DPU_NODE
-from tests.dpuctl.installation import NAMESPACE, VOLUME, Installation
+from tests.dpuctl.cluster_objects import NAMESPACE, VOLUME
+from tests.dpuctl.installation import Installation
 
 in_one_loop = pytest.mark.asyncio(loop_scope="session")
 DPUCTL = Path(sys.executable).with_name("dpuctl")

@@ -15,7 +15,8 @@ from lab import objects
 from lab.apiserver.server import ApiServer
 from lab.layout import DPU_NODE, HOST_NODE
 from lab.setting import create_objects
-from tests.dpuctl.installation import VOLUME, Installation
+from tests.dpuctl.cluster_objects import VOLUME
+from tests.dpuctl.installation import Installation
 
 STORAGE = {"endpoint": "127.0.0.1:1", "serverName": "n", "hostNqn": "nqn.x", "functions": {"total": 8, "free": 5}}
 OFFLOAD = {"hardwareFlows": 9, "softwareFlows": 1, "hardwareBytes": 970, "softwareBytes": 30}
