@@ -55,8 +55,11 @@ async def test_it_is_written_on_the_machine_and_survives_the_controller(northbou
         stage.put("network", LAN)
         stage.put("node", *nodes("dual"))
         others = [pod(f"p{index}", annotations={"k8s.v1.cni.cncf.io/networks": "lan"}) for index in range(40)]
-        stage.put("pod", *others)
+        taken = {"dpu-offload.io/addresses": json.dumps({"ips": [before[0].split()[1]]})}
+        stage.put("pod", *others, pod("greedy", annotations=taken))
         await stage.settle()
+        assert [problem.reason for problem in stage.problems.values()] == ["AddressConflict"]
+        stage.remove("pod", "ns/greedy")
         run(stage, "b", on="n2", template=TWO, networks="lan")
         await stage.settle()
         assert (addresses(stage), addresses(stage, "ns.lan_ns_vm_m")) == before
@@ -90,18 +93,24 @@ async def test_an_instance_without_a_machine_gives_back_what_it_had(stage: Stage
 
 
 async def test_deleting_the_machine_frees_its_addresses_when_its_last_pod_has_gone(stage: Stage) -> None:
-    stage.put("vm", vm("m"))
-    run(stage, "a", on="n1")
+    stage.put("network", LAN)
+    stage.put("vm", vm("m", TWO))
+    run(stage, "a", on="n1", template=TWO, networks="lan")
     await stage.settle()
-    before = addresses(stage).split()[1]
+    before, beside = addresses(stage).split()[1], addresses(stage, "ns.lan_ns_vm_m").split()[1]
     stage.remove("vm", "ns/m")
     stage.remove("vmi", "ns/m")
     await stage.settle()
     assert addresses(stage).split()[1] == before
     stage.remove("pod", "ns/a")
-    stage.put("pod", pod("next", annotations={"dpu-offload.io/addresses": json.dumps({"ips": [before]})}))
+    wanted = {
+        "dpu-offload.io/addresses": json.dumps({"ips": [before]}),
+        "k8s.v1.cni.cncf.io/networks": json.dumps([{"name": "lan", "ips": [beside]}]),
+    }
+    stage.put("pod", pod("next", annotations=wanted))
     await stage.settle()
     assert not stage.problems
+    assert addresses(stage, "ns.lan_ns_next").split()[1] == beside
     assert len(stage.core.world.machines) == 0
 
 
@@ -118,6 +127,11 @@ async def test_the_mac_in_its_spec_is_honoured_and_a_change_of_it_too(stage: Sta
         assert addresses(stage, "ns.lan_ns_vm_m").split()[0] == f"{mac[:-2]}a0"
         stop(stage, "a")
         await stage.settle()
+    # What it has given up, somebody else may have.
+    stage.put("vmi", vmi("heir", spec(interface("default", mac="02:00:00:00:00:07")), on="n1"))
+    stage.put("pod", launcher("heir", "h", on="n1"))
+    await stage.settle()
+    assert not stage.problems
 
 
 async def test_a_mac_that_another_has_is_reported_on_the_machine(stage: Stage) -> None:

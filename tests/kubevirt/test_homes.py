@@ -77,6 +77,9 @@ async def test_a_new_controller_finds_the_home_of_a_guest_whose_node_is_gone(nor
         stage.put("vm", vm("m", **{VM_NETWORKS: kept}))
         await stage.settle()
         assert "n1" not in stage.named("Logical_Switch")
+        stage.put("node", node("n4", "10.1.1.0/24", "fd01:1::/64"))
+        await stage.settle()
+        assert "n4" in stage.named("Logical_Switch")
 
 
 async def test_policies_and_selectors_see_the_pod_with_the_guest(stage: Stage) -> None:

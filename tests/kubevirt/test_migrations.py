@@ -163,6 +163,9 @@ STORIES = {
             (gone("pod", "ns/b"), "n1"),
         ],
     ),
+    "it fails, as only the instance says": Story(
+        "dual", [(START, "n1"), (all_of(target(), state()), BOTH), (state(completed=True, failed=True), "n1")]
+    ),
     "it is cancelled": Story(
         "dual",
         [
