@@ -156,6 +156,25 @@ async def test_tls_comes_back_after_a_restart_of_the_target(
     assert not await connected(dpu, tmp_path, volume, port=PORT)
 
 
+async def test_after_a_group_snapshot_tls_is_asked_for_as_before(
+    backend: SpdkBackend, raw: SpdkClient, dpu: SpdkClient, tmp_path: Path
+) -> None:
+    """The snapshot interrupts all connections; also when it was killed in between, nobody gets in without TLS."""
+    volume, psk = await make(backend), key(b"p", "NVMeTLSkey-1:01:")
+    other = await backend.create(
+        VolumeSpec(token=identity.hashed("b"), size=SizeRange(16 << 20), parameters=SpdkParameters())
+    )
+    await backend.grant(volume.key, HOST, keys=HostKeys(tls_psk=psk), shared=False)
+    await backend.snapshot_group(identity.hashed("g"), [volume.key, other.key])
+    assert await connected(dpu, tmp_path, volume, port=SECURE_PORT, psk=psk)
+    nqn = identity.subsystem_nqn(identity.VolumeId("spdk", volume.key))
+    address = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(SECURE_PORT)}
+    await raw.call("nvmf_subsystem_remove_listener", {"nqn": nqn, "listen_address": address})
+    await backend.converge({}, {})
+    assert not await connected(dpu, tmp_path, volume, port=PORT)
+    assert await connected(dpu, tmp_path, volume, port=SECURE_PORT, psk=psk)
+
+
 async def test_nobody_shares_a_volume_in_clear_with_one_who_encrypts(backend: SpdkBackend, raw: SpdkClient) -> None:
     volume = await make(backend)
     psk = key(b"p", "NVMeTLSkey-1:01:")
