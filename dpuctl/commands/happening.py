@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable
 
 import click
@@ -88,8 +89,6 @@ def _show(options: Options, found: Iterable[Event]) -> None:
 def _line(options: Options, event: Event) -> None:
     """One event as soon as it is known: a line of text, or of JSON."""
     if options.as_json:
-        import json
-
         click.echo(json.dumps(_fields(event)))
         return
     fields = _fields(event)

@@ -91,9 +91,3 @@ def warn_unreached(reached: Reached) -> None:
     """Says on standard error what is missing from the answer."""
     for sentence in reached.unreached:
         click.echo(f"dpuctl: not looked at: {sentence}", err=True)
-
-
-def fail(sentence: str, code: int = exits.UNREADABLE) -> None:
-    """Ends the command with one sentence."""
-    click.echo(f"dpuctl: {sentence}", err=True)
-    sys.exit(code)
