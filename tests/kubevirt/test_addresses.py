@@ -66,6 +66,20 @@ async def test_it_is_written_on_the_machine_and_survives_the_controller(northbou
         assert not stage.problems
 
 
+async def test_a_node_that_comes_later_finds_the_address_taken(northbound: Northbound) -> None:
+    kept = {"default": {"ips": ["10.1.1.77/24"], "mac": "0a:58:0a:01:01:4d"}}
+    async with Stage(northbound.remote) as stage:
+        stage.put("vm", vm("m", **{VM_NETWORKS: json.dumps(kept)}))
+        await stage.settle()
+        stage.put("node", *nodes("v4"))
+        stage.put("pod", pod("greedy", annotations={"dpu-offload.io/addresses": json.dumps({"ips": ["10.1.1.77"]})}))
+        await stage.settle()
+        assert [problem.reason for problem in stage.problems.values()] == ["AddressConflict"]
+        run(stage, "a", on="n2")
+        await stage.settle()
+        assert addresses(stage) == "0a:58:0a:01:01:4d 10.1.1.77"
+
+
 async def test_what_was_not_written_yet_is_found_in_the_database(northbound: Northbound) -> None:
     async with Stage(northbound.remote) as stage:
         stage.put("node", *nodes("dual"))
