@@ -69,18 +69,27 @@ class Killing:
     def end(self) -> None:
         self._daemons.end()
 
-    async def during(self, method: str, call: Awaitable[object]) -> None:
+    async def during(self, method: str, call: Callable[[], Awaitable[object]]) -> None:
         """Let `call` run until SPDK has carried out a `method` whose reply is not seen; kill there, and start again."""
         self._count(points=1)
-        running = asyncio.ensure_future(call)
+        in_hand = asyncio.Event()
+
+        async def until_in_hand() -> None:
+            # Daemons that were just started may say at first that the next one does not answer yet.
+            while not in_hand.is_set():
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await call()
+                await asyncio.sleep(0.05)
+
+        running = asyncio.ensure_future(until_in_hand())
         async with self._rig.dpu.held(method) as came:
             await came
+            in_hand.set()
             for module in self._victims:
                 self._daemons.kill(module)
             for module in self._victims:
                 self._daemons.start(module)
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            await running
+        await running
 
     def survived(self) -> None:
         self._count(clean=1)
@@ -114,7 +123,7 @@ async def _walk(rig: NodeDpuRig, stub: Any, killing: Killing, name: str, do: str
     await rig.attachment(name, name, attached=False)
     # The first call also waits until everything serves.
     await _again(lambda: stub.Inventory(pb.InventoryRequest()))
-    await killing.during(do, stub.Attach(volume.request()))
+    await killing.during(do, lambda: stub.Attach(volume.request()))
     attached = await _again(lambda: stub.Attach(volume.request()))
     assert attached.state == pb.ATTACHMENT_STATE_ATTACHED
     async with rig.dpu.guest(attached)() as guest:
@@ -125,7 +134,7 @@ async def _walk(rig: NodeDpuRig, stub: Any, killing: Killing, name: str, do: str
     detach = pb.DetachRequest(volume_id=volume.id)
     if undo:
         # Nobody calls again: what is written down, or that Kubernetes wants it no more, ends it.
-        await killing.during(undo, stub.Detach(detach))
+        await killing.during(undo, lambda: stub.Detach(detach))
         await rig.kube.delete(VOLUME_ATTACHMENTS, name)
         await _nothing_left(rig, undo)
         killing.survived()

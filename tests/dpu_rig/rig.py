@@ -276,7 +276,7 @@ class DpuRig:
         writer.write(json.dumps({"do": "hold", "method": method, "times": 1}).encode() + b"\n")
         assert json.loads(await reader.readline())["ok"]
         try:
-            yield asyncio.wait_for(reader.readline(), 30)
+            yield asyncio.wait_for(reader.readline(), 60)
         finally:
             writer.close()
             await self.fault(do="clear")
