@@ -104,7 +104,7 @@ def _switchdev(view: View) -> Iterator[Finding]:
                 yield Finding(
                     where=f"node {card.node}",
                     problem="a DPU without any representor: the card is not in switchdev mode, or the host has no VFs",
-                    cure="on BlueField: DPU mode (mlxconfig INTERNAL_CPU_OFFLOAD_ENGINE=0), which is switchdev; on the host: "
+                    cure="on BlueField: DPU mode (mlxconfig INTERNAL_CPU_OFFLOAD_ENGINE=0), which is switchdev; host: "
                     "set sriov_numvfs (sriov-device-plugin does it with physical_functions)",
                 )
 
