@@ -62,10 +62,11 @@ class Bare:
             *("--", "remove", "logical_switch_port", self._port, "options", "activation-strategy"),
         )
         await self._rig.bound(self._port, node)
+        await asyncio.sleep(SETTLED_SECONDS)
+        gap = await watched.gap()
         await self._drop(self._at)
         self._at = node
-        await asyncio.sleep(SETTLED_SECONDS)
-        return await watched.gap()
+        return gap
 
     async def _pod(self, node: str) -> str:
         namespace, link = f"{self._guest.namespace}-{node[-3:]}", f"bare{secrets.token_hex(3)}"

@@ -93,7 +93,7 @@ async def configured(running: Running) -> None:
 
 
 async def move(running: Running, node: str, *watched: Watched, announce: bool = True) -> list[float]:
-    """One pre-copy migration, phase by phase; the longest stand-still of each connection in milliseconds.
+    """One pre-copy migration, phase by phase; the longest stand-still of each connection at the hand-over, in ms.
 
     `announce`: the guest's cards are announced, else KubeVirt's word alone hands the port over.
     """
@@ -106,9 +106,11 @@ async def move(running: Running, node: str, *watched: Watched, announce: bool = 
     guest.run(target.netns, announce=announce)
     await machine.ready(begun)
     await rig.bound(running.port, node)
+    await asyncio.sleep(SETTLED_SECONDS)
+    gaps = await asyncio.gather(*(each.gap() for each in watched))
     await machine.succeed(begun)
     guest.unplug(running.sandbox.netns)
     await running.over(begun)
     running.sandbox = target
-    await asyncio.sleep(SETTLED_SECONDS)
-    return await asyncio.gather(*(each.gap() for each in watched))
+    await asyncio.gather(*(each.gap() for each in watched))
+    return gaps
