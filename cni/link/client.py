@@ -55,6 +55,7 @@ class LinkClient:
         self._failures = 0
         self._accept_seconds = accept_seconds
         self._heard = 0.0
+        self._mute_since = -1.0
 
     def problem(self) -> str:
         """Why the DPU cannot plug now; "" when it can."""
@@ -111,6 +112,9 @@ class LinkClient:
         """Returns when the DPU has let go. Raises PeerAway."""
         if not self._up.is_set():
             raise PeerAway(self.problem())
+        if self._mute_since >= self._heard:
+            # The undoing of a Plug that nobody answered: its caller need not wait once more.
+            raise PeerAway(f"DPU {self.dpu} at {self.target}: silent")
         request = link_pb2.UnplugRequest(id=identity, generation=generation)
         try:
             return bool((await self._stub.Unplug(request, timeout=deadline)).removed)
@@ -136,6 +140,7 @@ class LinkClient:
             end = min(quiet_since + self._accept_seconds, started + _LONGEST_ACCEPT_SECONDS)
             if loop.time() >= end:
                 reading.cancel()
+                self._mute_since = loop.time()
                 raise PeerAway(
                     f"DPU {self.dpu} at {self.target}: no answer to Plug within {loop.time() - started:.1f} s"
                 )
