@@ -21,6 +21,7 @@ from foundation.daemon.serving import dial
 from foundation.spdk.client import SpdkClient
 from lab.ports import free_port
 from opi_bridge.config import CardConfig, OpiBridgeConfig, PhysicalFunction, TimeoutsConfig
+from tests.dpu_rig.guest import Guest
 from volume_attacher.config import VolumeAttacherConfig
 
 HOST_NQN = "nqn.2026-11.io.dpu-offload:host.dpu-1"
@@ -370,7 +371,7 @@ class DpuRig:
         }
         return {kind: names for kind, names in found.items() if names}
 
-    def guest(self, attachment: attacher_pb2.Attachment) -> "Guest":
+    def guest(self, attachment: attacher_pb2.Attachment) -> Guest:
         function = attachment.function
         return Guest(self.sockets / f"pf{function.physical_function}vf{function.virtual_function}" / "cntrl")
 
@@ -384,61 +385,6 @@ def _recorded(path: Path) -> list[str]:
             known[change["record"]["specification"]["volume_id"]] = None
         known.pop(change.get("dropped", ""), None)
     return list(known)
-
-
-class Guest:
-    """The host behind a function, as far as the stand-in tells it."""
-
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
-        self.controller: dict[str, Any] = {}
-        self.namespaces: dict[int, dict[str, Any]] = {}
-        self.events: list[str] = []
-        self.gone = asyncio.Event()
-        self._news = asyncio.Event()
-
-    @contextlib.asynccontextmanager
-    async def __call__(self) -> AsyncIterator["Guest"]:
-        reader, writer = await asyncio.open_unix_connection(str(self._socket))
-        task = asyncio.create_task(self._read(reader))
-        try:
-            yield self
-        finally:
-            task.cancel()
-            # A killed SPDK resets the connection when it had something unread.
-            with contextlib.suppress(asyncio.CancelledError, ConnectionResetError):
-                await task
-            writer.close()
-
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            event = json.loads(line)
-            self.events.append(event["event"])
-            match event["event"]:
-                case "controller":
-                    self.controller = event
-                case "namespace_add":
-                    self.namespaces[event["nsid"]] = event
-                case "namespace_remove":
-                    self.namespaces.pop(event["nsid"], None)
-                case "namespace_resize":
-                    self.namespaces[event["nsid"]]["size"] = event["size"]
-            self._news.set()
-        self.gone.set()
-        self._news.set()
-
-    def data(self, nsid: int, length: int) -> bytes:
-        """What the disk begins with."""
-        shown = self.namespaces[nsid]
-        with open(shown["file"], "rb") as file:
-            file.seek(shown["offset"])
-            return file.read(length)
-
-    async def until(self, condition: Callable[["Guest"], bool]) -> None:
-        async with asyncio.timeout(30):
-            while not condition(self):
-                self._news.clear()
-                await self._news.wait()
 
 
 async def eventually(condition: Callable[[], Any], what: str, *, seconds: float = 30.0, pause: float = 0.02) -> None:
