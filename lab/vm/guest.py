@@ -21,7 +21,7 @@ from lab.vm.devices import Device
 from lab.vm.unpacked import DIRECTORY, REPOSITORY, Unpacked
 from opi_bridge.cards.qmp import Qmp
 
-BOOT_SECONDS = 180.0
+BOOT_SECONDS = 80.0
 _STOP_SECONDS = 30.0
 _ATTEMPTS = 3
 _START_SECONDS = 60.0
@@ -33,8 +33,8 @@ class GuestFailed(RuntimeError):
     """The guest did not start, or a program in it failed; the message holds the end of what it said."""
 
 
-class QemuEnded(GuestFailed):
-    """QEMU itself ended before the guest had started."""
+class NotBooted(GuestFailed):
+    """QEMU ended or stood still before the guest had started."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class Guest:
             except BaseException as error:
                 await self._stop()
                 # QEMU's emulation of several processors sometimes trips over a memory map that changes
-                # (`iotlb_to_section`), as it does while a kernel finds its PCI functions.
-                if isinstance(error, QemuEnded) and attempt < _ATTEMPTS:
+                # (`iotlb_to_section`), as it does while a kernel finds its PCI functions, or stands still.
+                if isinstance(error, NotBooted) and attempt < _ATTEMPTS:
                     continue
                 raise
             break
@@ -163,7 +163,7 @@ class Guest:
 
     def _command(self) -> list[str]:
         unpacked = self._parts.unpacked
-        words = {"unpacked": unpacked.root, "python": _PYTHON, "agent": _AGENT}
+        words = {"repository": REPOSITORY, "unpacked": unpacked.root, "python": _PYTHON, "agent": _AGENT}
         append = [
             "console=ttyS0 loglevel=5 panic=-1 mitigations=off intel_iommu=on iommu=pt net.ifnames=0",
             *(f"lab.{key}={value}" for key, value in words.items()),
@@ -207,7 +207,7 @@ class Guest:
         while True:
             assert self._process is not None
             if self._process.returncode is not None:
-                raise QemuEnded(f"QEMU ended with {self._process.returncode}: {self._last_words()}")
+                raise NotBooted(f"QEMU ended with {self._process.returncode}: {self._last_words()}")
             with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
                 return await Channel.connect(self._sockets / "agent")
             await asyncio.sleep(0.02)
@@ -219,9 +219,9 @@ class Guest:
         for task in pending:
             task.cancel()
         if agent.ended.is_set():
-            raise QemuEnded(f"QEMU ended before the guest had started: {self._last_words()}")
+            raise NotBooted(f"QEMU ended before the guest had started: {self._last_words()}")
         if not done:
-            raise GuestFailed(f"the guest did not start within {BOOT_SECONDS:g} s: {self._last_words()}")
+            raise NotBooted(f"the guest did not start within {BOOT_SECONDS:g} s: {self._last_words()}")
 
     async def _stop(self) -> None:
         process = self._process
