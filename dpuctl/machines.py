@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from dpuctl import programs
 from dpuctl.inspection import daemons as local
 from dpuctl.inspection import machine
 from dpuctl.inspection.daemons import Installed
@@ -49,24 +50,14 @@ class Remote:
         if self.context:
             command += ["--context", self.context]
         command += ["exec", "--namespace", pod.metadata.namespace, pod.metadata.name, "--container", container, "--"]
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
         try:
-            async with asyncio.timeout(SECONDS):
-                output, errors = await process.communicate()
+            done = await programs.run(*command, *words, seconds=SECONDS)
         except TimeoutError:
-            process.kill()
-            await process.wait()
             raise Unreachable(f"{pod.metadata.key}: no answer within {SECONDS:g} s") from None
-        if process.returncode:
-            last = errors.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            raise Unreachable(f"{pod.metadata.key}, container {container}: {last or f'exit {process.returncode}'}")
-        return output
+        if done.code:
+            last = done.errors.rpartition("\n")[2]
+            raise Unreachable(f"{pod.metadata.key}, container {container}: {last or f'exit {done.code}'}")
+        return done.out
 
 
 class Unreachable(Exception):

@@ -14,6 +14,7 @@ from certificates.signer.config import CertificateSignerConfig
 from certificates.signer.judging import judge
 from certificates.signer.keeping import Keeping
 from foundation.daemon import metrics
+from foundation.daemon.backoff import Backoff
 from foundation.daemon.keyed_queue import KeyedQueue
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import KubeError, NotFound
@@ -27,7 +28,7 @@ _AUTHORITY_ENDS = metrics.gauge(
     "certificate_authority_expiry_timestamp_seconds", "When the authority that signs expires (Unix time)."
 )
 _BEAT_SECONDS = 600.0
-_RETRY_SECONDS = 5.0
+_RETRY = Backoff(1.0, 30.0)
 
 
 class Signing:
@@ -66,7 +67,7 @@ class Signing:
                 self._queue.add(name)
 
     async def _succeed_or_wait(self) -> None:
-        while True:
+        for pause in _RETRY:
             try:
                 self._signing = await self.succeed(_now())
                 return
@@ -74,7 +75,7 @@ class Signing:
                 _log.error("the authority cannot be had: %s", error)
                 if self._signing is not None:
                     return
-                await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(pause)
 
     async def succeed(self, now: datetime.datetime) -> Authority:
         """Make, trust and drop authorities as their time comes; the one that signs now."""

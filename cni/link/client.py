@@ -22,7 +22,7 @@ _SILENCE_SECONDS = 5.0
 # A DPU that answers others but not yet this call is busy, not away.
 _LONGEST_ACCEPT_SECONDS = 10.0
 _SYNC_SECONDS = 60.0
-_SYNC_AGAIN_SECONDS = 5.0
+_SYNC_AGAIN = Backoff(5.0, 60.0)
 _CONNECTING_SECONDS = 0.5
 _BACKOFF = Backoff(0.1, 1.0)
 
@@ -191,11 +191,11 @@ class LinkClient:
 
     async def _sync_again(self) -> None:
         """Until the DPU could do all of it: what a live pod needs may come later than the DPU's cni-node."""
-        failures = 1
-        while failures:
-            await asyncio.sleep(_SYNC_AGAIN_SECONDS)
+        for pause in _SYNC_AGAIN:
+            await asyncio.sleep(pause)
             try:
-                failures = await self._sync()
+                if not await self._sync():
+                    return
             except grpc.aio.AioRpcError as error:
                 # When the link is down, the next one begins with a Sync.
                 _log.warning("Sync with DPU %s failed: %s", self.dpu, _text(error))

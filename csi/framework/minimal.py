@@ -1,5 +1,6 @@
 """What a backend answers that can do no more than create, delete, list, grant and revoke: the others refuse."""
 
+import abc
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -11,14 +12,15 @@ from csi.framework.backend import Capabilities, Capacity, Condition, Finding, Qo
 P = TypeVar("P", bound=msgspec.Struct)
 
 
-class MinimalBackend(Generic[P]):
+class MinimalBackend(abc.ABC, Generic[P]):
     """To be derived from. Each capability that a backend declares brings the verbs that belong to it; `garbage` needs
     none, but without it what broken-off work leaves stays."""
 
     name: str
 
+    @abc.abstractmethod
     async def get(self, key: str) -> Volume:
-        raise NotImplementedError
+        """As `csi.framework.backend` says; `health` asks it."""
 
     @property
     def capabilities(self) -> Capabilities:

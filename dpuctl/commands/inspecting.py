@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from cni.node.config import CniNodeConfig
+from cni.node.modes import MODES
 from dpuctl.inspection import daemons, leftovers, machine, tracing
 from dpuctl.inspection.daemons import CONFIGURATIONS, Installed
 from dpuctl.inspection.dialling import Dial
@@ -46,7 +47,9 @@ def offload(installed: list[Installed], ports: Sequence[str]) -> None:
 
     async def ask() -> list[Any]:
         configs = [one.config for one in installed if isinstance(one.config, CniNodeConfig)]
-        return [each for config in configs if config.mode != "host" for each in await machine.offload(config, ports)]
+        return [
+            each for config in configs if MODES[config.mode].has_switch for each in await machine.offload(config, ports)
+        ]
 
     _print(asyncio.run(ask()))
 

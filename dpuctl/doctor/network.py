@@ -77,10 +77,10 @@ def _northbound(view: View) -> Iterator[Finding]:
 
 
 def _hardware(view: View) -> Iterator[Finding]:
-    modes = {card.node: card for machine in view.machines for card in machine.cards}
+    cards = {card.node: card for machine in view.machines for card in machine.cards}
     for switch in view.switches():
-        card = modes.get(switch.node)
-        carded = card is not None and (card.mode == "dpu" or card.representors > 0)
+        card = cards.get(switch.node)
+        carded = card is not None and (card.serves_host or card.representors > 0)
         if carded and not switch.problem and not switch.userspace and not switch.hw_offload:
             yield Finding(
                 where=f"node {switch.node}",
@@ -100,7 +100,7 @@ def _switchdev(view: View) -> Iterator[Finding]:
                     cure=f"devlink dev eswitch set pci/{address} mode switchdev, or declare it in "
                     "sriov-device-plugin's physical_functions",
                 )
-            if card.mode == "dpu" and not card.representors and not card.legacy:
+            if card.serves_host and not card.representors and not card.legacy:
                 yield Finding(
                     where=f"node {card.node}",
                     problem="a DPU without any representor: the card is not in switchdev mode, or the host has no VFs",

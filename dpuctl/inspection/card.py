@@ -8,6 +8,7 @@ from typing import Final
 
 from cni.node.attachments import Attachment
 from cni.node.config import CniNodeConfig
+from cni.node.modes import MODES
 from cni.node.representors import Representors
 from dpuctl.inspection.facts import CardFacts, MissingRepresentor
 from dpuctl.inspection.kept import Kept
@@ -21,17 +22,17 @@ def inspect(config: CniNodeConfig, kept: Kept) -> CardFacts:
     """On a host with a DPU the representors are the DPU's, so only functions are looked at there."""
     sysfs = Sysfs(Path(config.sysfs_root))
     physical = [one for one in sysfs.functions(class_prefix=_NETWORK) if not one.is_vf and one.vf_total]
-    has_switch = config.mode != "host"
+    mode = MODES[config.mode]
     representors = Representors(sysfs, host_controller=config.link.host_controller)
     representors.scan()
     return CardFacts(
         node=config.node_name,
-        mode=config.mode,
+        serves_host=mode.serves_host,
         functions=sum(one.vf_count for one in physical),
         representors=len(sysfs.representors()),
-        legacy=tuple(one.address for one in physical if has_switch and one.vf_count and not _switched(sysfs, one)),
+        legacy=tuple(one.address for one in physical if mode.has_switch and one.vf_count and not _switched(sysfs, one)),
         without_vfs=tuple(one.address for one in physical if not one.vf_count),
-        missing=tuple(_missing(kept.attachments.values(), representors)) if has_switch else (),
+        missing=tuple(_missing(kept.attachments.values(), representors)) if mode.has_switch else (),
     )
 
 

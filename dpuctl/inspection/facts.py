@@ -74,10 +74,13 @@ class MissingRepresentor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CardFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The card as the node's sysfs shows it. `legacy`: physical functions that have VFs but no embedded switch."""
+    """The card as the node's sysfs shows it.
+
+    `serves_host`: its node is the DPU of a host. `legacy`: physical functions that have VFs but no embedded switch.
+    """
 
     node: str
-    mode: str
+    serves_host: bool = False
     functions: int = 0
     representors: int = 0
     legacy: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ import msgspec
 
 from cni.node.config import CniNodeConfig
 from cni.node.errors import CniNodeError
+from cni.node.modes import MODES
 from cni.node.switch import Switch
 from csi.controller.config import CsiControllerConfig
 from csi.errors import CsiError
@@ -56,7 +57,7 @@ async def remove(daemons: Sequence[Installed], wanted: Iterable[Leftover]) -> li
 def _concerns(daemon: Installed, one: Leftover) -> bool:
     config = daemon.config
     if isinstance(config, CniNodeConfig):
-        return one.kind == "port" and config.mode != "host" and config.node_name == one.place
+        return one.kind == "port" and MODES[config.mode].has_switch and config.node_name == one.place
     if isinstance(config, CsiNodeDpuConfig):
         return one.kind == "disk" and config.node_name == one.place
     if isinstance(config, VolumeAttacherConfig):

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from cni.controller.config import ControllerConfig
 from cni.controller.rows.ids import KEY, OWNER
 from cni.node.config import CniNodeConfig
+from cni.node.modes import MODES
 from csi.controller.config import CsiControllerConfig
 from csi.node_dpu.config import CsiNodeDpuConfig
 from dpuctl.inspection import card, certificates, kept, storage, switch
@@ -90,7 +91,7 @@ async def _network(config: CniNodeConfig) -> tuple[SwitchFacts | None, CardFacts
     known = await asyncio.to_thread(kept.read, Path(config.state_dir) / "attachments")
     shown = await asyncio.to_thread(card.inspect, config, known)
     # A host with a DPU has no switch of its own.
-    return (await switch.inspect(config, known) if config.mode != "host" else None), shown
+    return (await switch.inspect(config, known) if MODES[config.mode].has_switch else None), shown
 
 
 def _dpus(daemons: Sequence[Installed]) -> Iterator[tuple[str, str, OpiBridgeConfig | None]]:

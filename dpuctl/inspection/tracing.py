@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import Iterable
 from typing import Any, Final
@@ -10,6 +9,8 @@ from typing import Any, Final
 from cni.controller.config import ControllerConfig
 from cni.controller.rows.ids import KEY, OWNER, PART
 from cni.node.config import CniNodeConfig
+from cni.node.modes import MODES
+from dpuctl import programs
 from dpuctl.inspection.daemons import Installed
 from dpuctl.path_trace import Question, Verdict, addresses, microflow, read
 from foundation.ovsdb import OvsdbError, OvsdbSession, OvsdbTls, Row
@@ -83,7 +84,7 @@ async def _southbound(daemons: Iterable[Installed]) -> tuple[str, OvsdbTls | Non
     reason = "no cni-node with a switch runs here"
     for daemon in daemons:
         config = daemon.config
-        if not isinstance(config, CniNodeConfig) or config.mode == "host":
+        if not isinstance(config, CniNodeConfig) or not MODES[config.mode].has_switch:
             continue
         session = OvsdbSession(config.ovsdb, "Open_vSwitch", connect_deadline=SECONDS)
         session.monitor({"Open_vSwitch": ["external_ids"], "SSL": ["private_key", "certificate", "ca_cert"]})
@@ -108,22 +109,14 @@ async def _ovn_trace(remote: str, tls: OvsdbTls | None, datapath: str, packet: s
     if program is None:
         raise Untraceable("ovn-trace is not installed here (Debian: package ovn-common)")
     files = [f"--private-key={tls.key}", f"--certificate={tls.certificate}", f"--ca-cert={tls.ca}"] if tls else []
-    process = await asyncio.create_subprocess_exec(
-        *(program, f"--db={remote}", *files, *_NEW, "--detailed", datapath, packet),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    words = (program, f"--db={remote}", *files, *_NEW, "--detailed", datapath, packet)
     try:
-        async with asyncio.timeout(SECONDS):
-            output, errors = await process.communicate()
+        done = await programs.run(*words, seconds=SECONDS)
     except TimeoutError:
-        process.kill()
-        await process.wait()
         raise Untraceable(f"ovn-trace had no answer from {remote} within {SECONDS:g} s") from None
-    if process.returncode:
-        raise Untraceable(f"ovn-trace: {errors.decode('utf-8', 'replace').strip()}")
-    return output.decode("utf-8", "replace")
+    if done.code:
+        raise Untraceable(f"ovn-trace: {done.errors}")
+    return done.out.decode("utf-8", "replace")
 
 
 async def _rule(daemons: Iterable[Installed], remote: str, tls: OvsdbTls | None, flow: str) -> str:

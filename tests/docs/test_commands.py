@@ -132,7 +132,7 @@ def _ends(block: Block) -> bool:
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.where == "here"], ids=lambda block: block.place)
 async def test_a_command_that_needs_nothing(block: Block, tmp_path: Path) -> None:
     if block.needs and shutil.which(block.needs) is None:
-        pytest.skip(f"{block.needs} is not installed")
+        pytest.skip(f"{block.needs} is not on the PATH; with it this block runs too")
     async with Shell(tmp_path, {}) as shell:
         await _run(shell, block, "")
 
