@@ -188,8 +188,8 @@ class Machines:
             )
             for pod in known.pods.values()
         )
-        instance = known.instance
-        return place(launchers, migrations=_progress(known), runs_on=instance.node if instance is not None else "")
+        node, latest = (known.instance.node, known.instance.migration) if known.instance is not None else ("", "")
+        return place(launchers, migrations=_progress(known), runs_on=node, latest=latest)
 
     # Addresses on the default network
 

@@ -79,6 +79,19 @@ def test_every_situation_of_the_table(case: str) -> None:
         assert place(order, migrations=migrations, runs_on=runs_on) == expected
 
 
+@pytest.mark.parametrize("case", ROWS)
+def test_pods_of_one_second_are_told_apart_whatever_their_names(case: str) -> None:
+    launchers, migrations, runs_on, expected = ROWS[case]
+    latest = next((each.job for each in reversed(launchers) if each.job in migrations), "")
+    for names in itertools.permutations("abc", len(launchers)):
+        renamed = {
+            each.key: like(each, key=name, created=SOURCE.created) for each, name in zip(launchers, names, strict=True)
+        }
+        now = expected and Placement(renamed[expected.holder.key], expected.target and renamed[expected.target.key])
+        found = place(renamed.values(), migrations=migrations, runs_on=runs_on, latest=latest)
+        assert found == now
+
+
 @given(
     st.lists(
         st.builds(

@@ -35,8 +35,11 @@ class Placement(NamedTuple):
     target: Launcher | None = None
 
 
-def place(launchers: Iterable[Launcher], *, migrations: Mapping[str, Progress], runs_on: str = "") -> Placement | None:
-    """None when no pod is left. `migrations`: by uid, as far as known. `runs_on`: the node that KubeVirt names.
+def place(
+    launchers: Iterable[Launcher], *, migrations: Mapping[str, Progress], runs_on: str = "", latest: str = ""
+) -> Placement | None:
+    """None when no pod is left. `migrations`: by uid, as far as known. `runs_on`: the node that KubeVirt names, with
+    `latest`, the uid of the latest migration.
 
     | pods, oldest first                         | holder | target |
     |--------------------------------------------|--------|--------|
@@ -48,9 +51,14 @@ def place(launchers: Iterable[Launcher], *, migrations: Mapping[str, Progress], 
     | former target, target of the next one      | former | target |
     | only targets of migrations that failed     | newest |        |
 
-    The newest pod that has got the guest keeps it; a pod of which nothing is known yet has not got it.
+    The newest pod that has got the guest keeps it; a pod of which nothing is known yet has not got it. Kubernetes tells
+    ages in whole seconds: of two pods of one second the latest migration's is newer, then the one that is to stay.
     """
-    alive = sorted(launchers, key=lambda each: (each.created, each.key))
+
+    def age(each: Launcher) -> tuple[str, bool, bool, bool, str]:
+        return each.created, bool(latest) and each.job == latest, not each.leaving, bool(each.job), each.key
+
+    alive = sorted(launchers, key=age)
     if not alive:
         return None
 
@@ -70,5 +78,5 @@ def place(launchers: Iterable[Launcher], *, migrations: Mapping[str, Progress], 
     if not holders:
         return Placement(([each for each in alive if not failed(each)] or alive)[-1])
     holder = holders[-1]
-    later = alive[alive.index(holder) + 1 :]
-    return Placement(holder, next((each for each in reversed(later) if not failed(each) and not each.leaving), None))
+    waiting = [each for each in alive if each not in holders and each.created >= holder.created]
+    return Placement(holder, next((each for each in reversed(waiting) if not failed(each) and not each.leaving), None))
