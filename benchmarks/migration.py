@@ -25,7 +25,7 @@ from tests.kubevirt.rig import Rig
 from tests.kubevirt.walks import SETTLED_SECONDS, configured, move, started
 from tests.node.stage import DEFAULT, DPU, HOST, Pod
 
-ROUNDS = 12
+ROUNDS = 24
 GOAL = 1.2
 
 
@@ -42,7 +42,7 @@ class Bare:
         await self._nb("lsp-add", DEFAULT, self._port)
         await self._nb("lsp-set-addresses", self._port, f"{self._guest.mac} {self._ip}")
         await self._nb("set", "logical_switch_port", self._port, f"options:requested-chassis={DEFAULT}")
-        self._guest.run(await self._pod(DEFAULT), announce=False)
+        await self._guest.run(await self._pod(DEFAULT), announce=False)
         self._at = DEFAULT
 
     async def down(self) -> None:
@@ -56,7 +56,7 @@ class Bare:
         await self._nb("set", "logical_switch_port", self._port, both, "options:activation-strategy=rarp")
         pod = await self._pod(node)
         await watched.gap()
-        self._guest.run(pod, announce=True)
+        await self._guest.run(pod, announce=True)
         await self._nb(
             *("set", "logical_switch_port", self._port, f"options:requested-chassis={node}"),
             *("--", "remove", "logical_switch_port", self._port, "options", "activation-strategy"),
@@ -87,7 +87,7 @@ class Bare:
 
     async def _drop(self, node: str) -> None:
         namespace, link = self._pods.pop(node)
-        self._guest.unplug(namespace)
+        await self._guest.unplug(namespace)
         await run("ovs-vsctl", f"--db={self._rig.stage.network.chassis[node].ovs}", "del-port", link)
         await namespaces.remove(namespace)
 

@@ -102,7 +102,7 @@ async def test_a_migration_that_fails_leaves_the_guest_where_it_was(running: Run
             await running.guest.plug(target.netns)
             await machine.fail(begun, cancelled=cancelled)
             await rig.bound(running.port, DEFAULT)
-            running.guest.unplug(target.netns)
+            await running.guest.unplug(target.netns)
             await running.over(begun, kept=True)
             await watched.gap()
         assert len(rig.bindings(running.port)) == 1
@@ -222,11 +222,11 @@ async def test_whoever_is_killed_at_any_phase_one_live_port_is_left(running: Run
         target = await killed_meanwhile(rig, next(victims), rig.add_at_last(begun.target))
         await killed_meanwhile(rig, next(victims), machine.running(begun))
         await guest.plug(target.netns)
-        guest.run(target.netns, announce=True)
+        await guest.run(target.netns, announce=True)
         await killed_meanwhile(rig, next(victims), machine.ready(begun))
         await rig.bound(running.port, HOST)
         await killed_meanwhile(rig, next(victims), machine.succeed(begun))
-        guest.unplug(running.sandbox.netns)
+        await guest.unplug(running.sandbox.netns)
         await killed_meanwhile(rig, next(victims), running.over(begun))
         running.sandbox = target
         await rig.bound(running.port, HOST)

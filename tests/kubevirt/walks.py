@@ -72,7 +72,7 @@ async def started(rig: Rig) -> AsyncIterator[Running]:
     given = (await rig.given(pod))["default"]
     async with rig.guest(given["mac"]) as guest:
         await guest.plug(sandbox.netns)
-        guest.run(sandbox.netns, announce=False)
+        await guest.run(sandbox.netns, announce=False)
         yield Running(rig, machine, guest, sandbox, given["ips"])
         assert machine.pod is not None
         await rig.delete(machine.pod)
@@ -103,13 +103,13 @@ async def move(running: Running, node: str, *watched: Watched, announce: bool = 
     await machine.running(begun)
     await guest.plug(target.netns)
     await asyncio.gather(*(each.gap() for each in watched))
-    guest.run(target.netns, announce=announce)
+    await guest.run(target.netns, announce=announce)
     await machine.ready(begun)
     await rig.bound(running.port, node)
     await asyncio.sleep(SETTLED_SECONDS)
     gaps = await asyncio.gather(*(each.gap() for each in watched))
     await machine.succeed(begun)
-    guest.unplug(running.sandbox.netns)
+    await guest.unplug(running.sandbox.netns)
     await running.over(begun)
     running.sandbox = target
     await asyncio.gather(*(each.gap() for each in watched))

@@ -21,7 +21,7 @@ from dpu_offload_stubs.csi import csi_pb2
 from lab.certificates import Authority
 from lab.hardware import loops
 from lab.kubevirt.cluster import Machine
-from lab.kubevirt.guest import TAP, wire
+from lab.kubevirt.taps import TAP, wire
 from lab.vm import devices
 from lab.vm.guest import Parts
 from lab.vm.tiny import TinyGuest
