@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 300.0
 IDLE_SECONDS = 90.0
-"""The server sends a bookmark about every minute; a stream silent for longer is taken for dead."""
+"""The server sends a bookmark about every minute, but none for a kind of which nothing has changed since the watch
+began: a stream silent for longer may be dead or only quiet, and is replaced at once."""
 SHORT_WATCH_SECONDS = 1.0
 """A watch that ends sooner and brought nothing is a failure: the next one waits."""
 TOO_LARGE_TRIES = 5
@@ -202,23 +203,29 @@ class Reflector(Generic[T]):
         self.statistics.watches += 1
         loop = asyncio.get_running_loop()
         start = loop.time()
-        useful = False
+        useful = accepted = False
         seconds = self._watch_seconds * random.uniform(1.0, 1.2)
-        async with self._client.watch(
-            self.resource,
-            resource_version=self._version,
-            timeout_seconds=seconds,
-            idle=min(self._idle_seconds, seconds + 10.0),
-            **self._where,
-        ) as content:
-            async for batch in lines(content, Pace()):
-                for line in batch:
-                    self._apply(self._decoder.event(line))
-                if not useful:
-                    useful = True
-                    self.last_error = ""
-                    self._too_large = 0
-                    self._pauses.reset()
+        try:
+            async with self._client.watch(
+                self.resource,
+                resource_version=self._version,
+                timeout_seconds=seconds,
+                idle=min(self._idle_seconds, seconds + 10.0),
+                **self._where,
+            ) as content:
+                accepted = True
+                async for batch in lines(content, Pace()):
+                    for line in batch:
+                        self._apply(self._decoder.event(line))
+                    if not useful:
+                        useful = True
+                        self.last_error = ""
+                        self._too_large = 0
+                        self._pauses.reset()
+        except TimeoutError:
+            if not accepted or loop.time() - start < SHORT_WATCH_SECONDS:
+                raise
+            logger.debug("%s: nothing heard for %g s; watched anew", self.resource.plural, self._idle_seconds)
         return useful or loop.time() - start >= SHORT_WATCH_SECONDS
 
     def _apply(self, event: Event[T]) -> None:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from foundation.daemon.backoff import Backoff
+from foundation.kube import reflector as reflector_module
 from foundation.kube.client import KubeClient
 from foundation.kube.configuration import Connection
 from foundation.kube.models.cncf import NetworkAttachmentDefinition
@@ -278,6 +279,18 @@ async def test_a_silent_connection_is_given_up(client: KubeClient, server: ApiSe
         await until(lambda: mirror.statistics.failures > 0)
         assert mirror.last_error == "nothing heard for 0.2 s"
         server.faults.resume_watches()
+        await equal(mirror, client)
+
+
+async def test_a_kind_of_which_nothing_changes_is_watched_without_a_pause(
+    client: KubeClient, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reflector_module, "SHORT_WATCH_SECONDS", 0.1)
+    mirror = reflector(client, idle_seconds=0.2)
+    async with running(mirror):
+        await until(lambda: mirror.statistics.watches >= 8)
+        assert (mirror.statistics.failures, mirror.last_error) == (0, "")
+        await make(client, "a")
         await equal(mirror, client)
 
 
