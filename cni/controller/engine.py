@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
-from cni.controller.errors import Refused
+from cni.controller.errors import AnyOf, Refused
 from cni.controller.rows import Owner, State
 from cni.controller.writer.committer import Committer
 
@@ -116,8 +116,10 @@ class Engine:
         return self._committer.desired.put(owner, state)
 
     def _problem(self, owner: Owner, problem: Refused) -> None:
-        if problem.waits_for is not None:
-            self._waiting.setdefault(problem.waits_for, {})[owner] = None
+        waited = problem.waits_for
+        for token in waited if isinstance(waited, AnyOf) else (waited,):
+            if token is not None:
+                self._waiting.setdefault(token, {})[owner] = None
         old = self.problems.get(owner)
         self.problems[owner] = problem
         if old is None or str(old) != str(problem):

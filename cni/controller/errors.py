@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from cni.controller.rows import EMPTY, State
 
@@ -28,6 +28,23 @@ class Refused(ControllerError):
         super().__init__(message)
         self.waits_for = waits_for
         self.instead = instead
+
+    def with_instead(self, instead: State) -> Refused:
+        """The same with other rows that can be made."""
+        return type(self)(str(self), waits_for=self.waits_for, instead=instead)
+
+
+class AnyOf(frozenset[Hashable]):
+    """Things of which each one's change may help."""
+
+
+def together(problems: Sequence[Refused], *, instead: State) -> Refused:
+    """What is wrong with several parts of an object, as one problem of the first one's kind."""
+    waited = (each.waits_for for each in problems)
+    tokens = AnyOf(
+        token for each in waited if each is not None for token in (each if isinstance(each, AnyOf) else (each,))
+    )
+    return type(problems[0])("; ".join(dict.fromkeys(map(str, problems))), waits_for=tokens or None, instead=instead)
 
 
 class InvalidAnnotation(Refused):

@@ -145,7 +145,7 @@ class Machines:
     def get(self, key: str) -> Machine:
         """The newest word on a machine's interfaces. Raises MachineUnknown."""
         latest = self._known[key].latest if key in self._known else None
-        if latest is None:
+        if latest is None or not latest.complete:
             raise MachineUnknown(
                 f"there is a virt-launcher pod of virtual machine {key}, but no such VirtualMachineInstance yet",
                 waits_for=("vmi", key),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import zlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
 from cni.controller.addresses.pool import Assignment, Pool
 from cni.controller.addresses.subnets import pick
 from cni.controller.errors import InvalidNetwork, NetworkMissing, Refused
-from cni.controller.model.addressing import IPNetwork, mac_of, parse_mac
+from cni.controller.model.addressing import IPNetwork, mac_of
 from cni.controller.model.network import SELECTION, Claim, Network, Wish, wishes
 from cni.controller.model.pod import Pod
 from cni.controller.rows import Owner
@@ -45,7 +44,7 @@ class Networks:
         if old != network:
             for each in [each for each in self._pools if each[0] == key]:
                 del self._pools[each]
-        if isinstance(network, Network) and network.topology != "layer3" and network.subnets:
+        if isinstance(network, Network) and network.topology != "layer3":
             self._renew(network, "", network.subnets)
         touched = {rows.owner(key): None}
         touched.update((pod_owner(pod), None) for pod in self._pods_of.get(key, ()))
@@ -194,8 +193,6 @@ class Networks:
         network = self.network_of(wish)
         if wish.claim:
             self.claim_of(wish)
-        if not network.subnets:
-            return Assignment((), _mac(pod, wish)), ()
         touched: tuple[Owner, ...] = ()
         node = pod.node if network.topology == "layer3" else ""
         pool = self._pools.get((network.key, node))
@@ -210,7 +207,9 @@ class Networks:
         holder = _holder(pod, wish)
         assignment = pool.assign(holder, seed=f"{pod.key} {wish.key}", request=wish.request)
         if wish.request.mac:
-            assignment = pool.with_mac(holder, wish.request.mac)
+            before, assignment = assignment, pool.with_mac(holder, wish.request.mac)
+            if assignment != before:
+                self._on_change(pool.token)
         if pod.machine and not wish.claim:
             self._of_machine.setdefault(pod.machine, {})[wish.key] = assignment
         return assignment, touched
@@ -271,10 +270,3 @@ def _holder(pod: Pod, wish: Wish) -> str:
 
 def _claim_holder(key: str) -> str:
     return f"claim {key}"
-
-
-def _mac(pod: Pod, wish: Wish) -> str:
-    if wish.request.mac:
-        return parse_mac(wish.request.mac)
-    tail = zlib.crc32(_holder(pod, wish).encode()).to_bytes(4, "big")
-    return ":".join(f"{byte:02x}" for byte in b"\x0a\x5a" + tail)

@@ -10,7 +10,7 @@ from cni.controller.addresses.pool import Assignment
 from cni.controller.addresses.subnets import pick
 from cni.controller.config import ClusterConfig
 from cni.controller.engine import Translate
-from cni.controller.errors import InvalidNamespaceAnnotation, InvalidPolicy, NodeNotReady, Refused
+from cni.controller.errors import InvalidNamespaceAnnotation, InvalidPolicy, NodeNotReady, Refused, together
 from cni.controller.model.addressing import Attachment, Route
 from cni.controller.model.admin_policy import AdminPolicy
 from cni.controller.model.annotations import HEALTH_CHECKS, MANAGEMENT, NODE_SUBNETS
@@ -31,7 +31,7 @@ from cni.controller.translate import selector as selector_rows
 from cni.controller.translate import service as service_rows
 from cni.controller.translate.egress import gateway_for
 from cni.controller.translate.names import vm_owner
-from cni.controller.vm_translator import KeepMachine, VmTranslator, advertisement
+from cni.controller.vm_translator import KeepMachine, VmTranslator
 from cni.controller.world import World
 
 PHYSICAL_MTU = 1500
@@ -118,7 +118,7 @@ class Translators:
         if node.gateway is None:
             return state
         if isinstance(node.gateway, Refused):
-            raise type(node.gateway)(str(node.gateway), instead=state)
+            raise node.gateway.with_instead(state)
         gateway = gateway_rows.translate(
             name,
             node.gateway,
@@ -131,7 +131,7 @@ class Translators:
         return State((*state.rows, *gateway.rows), (*state.members, *gateway.members))
 
     def _advertised(self, name: str) -> Mapping[str, str]:
-        return advertisement(self._world, self._cluster, name)
+        return self._vm.advertise(name)
 
     def service(self, key: str) -> State:
         service = self._world.services.get(key)
@@ -269,19 +269,28 @@ class Translators:
                 mtu=self._mtu,
             )
         }
-        problem: Refused | None = None
+        problems: list[Refused] = []
         try:
             state = self.default_rows(pod, assignment, chosen=key, runs_on=pod.node)
-            for wish in self._world.networks.wishes_of(pod):
-                more, attachment = self.secondary(pod, wish, chassis, chosen=key)
-                state = _joined(state, more)
-                attachments[wish.key] = attachment
         except Refused as found:
-            problem = found
-            state = _joined(state, found.instead)
+            problems.append(found)
+            state = found.instead
+        try:
+            wishes = self._world.networks.wishes_of(pod)
+        except Refused as found:
+            problems.append(found)
+            wishes = ()
+        for wish in wishes:
+            # One network that cannot be costs a pod none of its others.
+            try:
+                more, attachments[wish.key] = self.secondary(pod, wish, chassis, chosen=key)
+            except Refused as found:
+                problems.append(found)
+            else:
+                state = _joined(state, more)
         self._annotate(key, pod.uid, pod_rows.annotation(attachments))
-        if problem is not None:
-            raise type(problem)(str(problem), waits_for=problem.waits_for, instead=state)
+        if problems:
+            raise together(problems, instead=state)
         return state
 
     def default_rows(self, pod: Pod, assignment: Assignment, *, chosen: str, runs_on: str) -> State:
@@ -296,7 +305,7 @@ class Translators:
             state = _joined(state, self._egress(pod, assignment, runs_on))
             return _joined(state, pod_rows.limits(pod, pod.bandwidth()))
         except Refused as problem:
-            raise type(problem)(str(problem), waits_for=problem.waits_for, instead=state) from None
+            raise problem.with_instead(state) from None
 
     def _selections(self, key: str, network: str) -> list[Selection]:
         return [each for each in self._world.selections.of_pod(key) if each.selector.network == network]

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cni.controller.addresses.pool import Assignment
 from cni.controller.config import ClusterConfig
-from cni.controller.errors import Refused
+from cni.controller.errors import Refused, together
 from cni.controller.model.addressing import AddressRequest, Attachment, IPAddress
 from cni.controller.model.network import Wish
 from cni.controller.model.pod import Pod
@@ -67,12 +67,8 @@ class VmTranslator:
         machine = machines.get(key)
         work = _Work(self._world, self._cluster, self._rows, machine, placement)
         before = machines.home(key)
-        problem: Refused | None = None
-        try:
-            work.default()
-            work.secondaries()
-        except Refused as found:
-            problem = found
+        work.default()
+        work.secondaries()
         self._look_at_router(machines.home(key))
         if before not in ("", machines.home(key)):
             self._touch((node_owner(before),))
@@ -80,18 +76,23 @@ class VmTranslator:
             given = {part: each for part, each in work.attachments.items() if part == DEFAULT or part in work.of(pod)}
             if given:
                 self._annotate(pod.key, pod.uid, pod_rows.annotation(given))
-        if problem is None:
-            self._world.networks.keep_only(key, work.attachments.keys())
-            self._keep(key, vm_rows.annotation(work.attachments))
-            return work.state
-        raise type(problem)(str(problem), waits_for=problem.waits_for, instead=work.state)
+        kept = work.kept()
+        self._world.networks.keep_only(key, kept.keys())
+        self._keep(key, vm_rows.annotation(kept))
+        if work.problems:
+            raise together(work.problems, instead=work.state)
+        return work.state
+
+    def advertise(self, node: str) -> Mapping[str, str]:
+        """What the router of a node's switch shall tell guests."""
+        told = self._advertised[node] = _advertisement(self._world, self._cluster, node)
+        return told
 
     def _look_at_router(self, home: str) -> None:
         """A guest that came may need its router to tell of itself."""
         if home in self._world.pools:
-            wanted = advertisement(self._world, self._cluster, home)
+            wanted = _advertisement(self._world, self._cluster, home)
             if self._advertised.get(home, {}) != wanted:
-                self._advertised[home] = wanted
                 self._touch((node_owner(home),))
 
 
@@ -111,9 +112,26 @@ class _Work:
         )
         self.state = EMPTY
         self.attachments: dict[str, Attachment] = {}
+        self.problems: list[Refused] = []
+        self._refused: set[str] = set()
+        self._unreadable = False
+
+    def kept(self) -> dict[str, Attachment]:
+        """What the machine keeps: what it has now, and what it had where it cannot be served at present."""
+        durable = self._world.machines.durable(self._machine.key)
+        had = durable.written if durable is not None else {}
+        refused = had.keys() if self._unreadable else self._refused
+        return {**{part: had[part] for part in had if part in refused}, **self.attachments}
 
     def default(self) -> None:
         """The default network."""
+        try:
+            self._default()
+        except Refused as problem:
+            self.problems.append(problem)
+            self._refused.add(DEFAULT)
+
+    def _default(self) -> None:
         nic = self._nic(DEFAULT)
         asked = self.holder.request()
         request = AddressRequest(asked.ips, nic.mac or asked.mac)
@@ -131,8 +149,8 @@ class _Work:
         try:
             state = self._rows.default_rows(guest, assignment, chosen=self.holder.key, runs_on=self.holder.node)
         except Refused as problem:
-            self._add(problem.instead, DEFAULT)
-            raise
+            self.problems.append(problem)
+            state = problem.instead
         self._add(state, DEFAULT)
         if self._world.policed and home != self.holder.node and self.holder.node in self._world.pools:
             addresses = [each[node_rows.MANAGEMENT] for each in self._world.pools[self.holder.node].subnets]
@@ -141,28 +159,45 @@ class _Work:
 
     def secondaries(self) -> None:
         """The networks that the pod with the guest asks for; while it moves, also what only the target does."""
-        wishes = {wish.key: wish for pod in (self.target, self.holder) if pod is not None for wish in self._wishes(pod)}
+        wishes: dict[str, Wish] = {}
+        for pod in (self.target, self.holder):
+            try:
+                wishes |= {wish.key: wish for wish in (self._wishes(pod) if pod is not None else ())}
+            except Refused as problem:
+                self.problems.append(problem)
+                self._unreadable = True
         for key, wish in wishes.items():
-            nic = self._nic(key)
-            if nic.mac and not wish.request.mac:
-                wish = dataclasses.replace(wish, request=AddressRequest(wish.request.ips, nic.mac))
-            guest = self._guest(self.holder.node)
-            guest = dataclasses.replace(guest, node=self._world.networks.home(guest, wish))
-            state, attachment = self._rows.secondary(guest, wish, "", chosen=self.holder.key)
-            self.attachments[key] = Attachment(
-                attachment.ips,
-                attachment.mac,
-                attachment.gateways,
-                attachment.routes,
-                attachment.mtu,
-                attachment.port,
-                nic.dhcp and bool(attachment.ips),
-            )
-            self._add(state, key, node=guest.node, wish=wish)
+            # One network that cannot be costs a guest none of its others.
+            try:
+                self._secondary(key, wish)
+            except Refused as problem:
+                self.problems.append(problem)
+                self._refused.add(key)
+
+    def _secondary(self, key: str, wish: Wish) -> None:
+        nic = self._nic(key)
+        if nic.mac and not wish.request.mac:
+            wish = dataclasses.replace(wish, request=AddressRequest(wish.request.ips, nic.mac))
+        guest = self._guest(self.holder.node)
+        guest = dataclasses.replace(guest, node=self._world.networks.home(guest, wish))
+        state, attachment = self._rows.secondary(guest, wish, "", chosen=self.holder.key)
+        self.attachments[key] = Attachment(
+            attachment.ips,
+            attachment.mac,
+            attachment.gateways,
+            attachment.routes,
+            attachment.mtu,
+            attachment.port,
+            nic.dhcp and bool(attachment.ips),
+        )
+        self._add(state, key, node=guest.node, wish=wish)
 
     def of(self, pod: Pod) -> frozenset[str]:
         """The parts that one pod asks for itself."""
-        return frozenset(wish.key for wish in self._wishes(pod))
+        try:
+            return frozenset(wish.key for wish in self._wishes(pod))
+        except Refused:
+            return frozenset()
 
     def _wishes(self, pod: Pod) -> tuple[Wish, ...]:
         return self._world.networks.wishes_of(pod)
@@ -195,6 +230,7 @@ class _Work:
                 subnets=subnets,
                 mtu=attachment.mtu,
                 names=self._names(),
+                told=self._nic(part).told,
                 routed=routed,
                 routes=routes,
             )
@@ -224,7 +260,7 @@ def dns_servers(world: World, cluster: ClusterConfig) -> tuple[IPAddress, ...]:
     return tuple(map(ipaddress.ip_address, service.cluster_ips)) if isinstance(service, Service) else ()
 
 
-def advertisement(world: World, cluster: ClusterConfig, node: str) -> Mapping[str, str]:
+def _advertisement(world: World, cluster: ClusterConfig, node: str) -> Mapping[str, str]:
     """The router advertisements of a node's switch; none where no guest of it waits for any."""
     machines = world.machines
     waiting = (machines.nics_of(key).get(DEFAULT, _POD).dhcp for key in machines.at_home(node))

@@ -8,7 +8,15 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from cni.controller.errors import AddressConflict, AddressesExhausted, InvalidAddressRequest
-from cni.controller.model.addressing import AddressRequest, IPAddress, IPNetwork, mac_of, parse_mac, prefix
+from cni.controller.model.addressing import (
+    AddressRequest,
+    IPAddress,
+    IPNetwork,
+    mac_of,
+    mac_without_address,
+    parse_mac,
+    prefix,
+)
 
 LARGEST = 1 << 24
 """Addresses of one subnet that are given out by choice; an IPv6 /64 has more than anybody needs."""
@@ -66,7 +74,8 @@ class _Subnet:
 
 
 class Pool:
-    """The addresses of one switch: at most one subnet a family. `reserved`: addresses kept from the start of each.
+    """The addresses of one switch: at most one subnet a family, or none, then only MACs. `reserved`: addresses kept
+    from the start of each.
 
     A holder (a pod's uid with the network) has one Assignment; asking again returns it. `token` is what those wait for
     who did not get an address.
@@ -114,7 +123,7 @@ class Pool:
                 return False
             found[address.version] = (subnet, subnet.offset(address))
         whole = len(found) == len(self._subnets) == len(previous.ips)
-        if not found or not (partly or whole) or mac in self._macs:
+        if not (whole or (partly and found)) or mac in self._macs:
             return False
         self._take(holder, list(found.values()), mac)
         return True
@@ -145,7 +154,7 @@ class Pool:
                     waits_for=self.token,
                 )
             offsets.append((subnet, offset))
-        mac = self._mac(request, offsets)
+        mac = self._mac(request, offsets, holder)
         return self._take(holder, offsets, mac)
 
     def _wanted(self, request: AddressRequest) -> dict[int, int]:
@@ -171,11 +180,14 @@ class Pool:
             wanted[address.version] = subnet.offset(address)
         return wanted
 
-    def _mac(self, request: AddressRequest, offsets: list[tuple[_Subnet, int]]) -> str:
+    def _mac(self, request: AddressRequest, offsets: list[tuple[_Subnet, int]], holder: str) -> str:
         if request.mac:
             return self._free_mac(request.mac)
-        subnet, offset = offsets[0]
-        mac = mac_of(subnet.address(offset))
+        if offsets:
+            subnet, offset = offsets[0]
+            mac = mac_of(subnet.address(offset))
+        else:
+            mac = mac_without_address(holder)
         while mac in self._macs:  # somebody asked for just this one
             mac = f"{mac[:2]}:{(int(mac[3:5], 16) + 2) % 256:02x}{mac[5:]}"
         return mac

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import zlib
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -65,6 +66,12 @@ def mac_of(address: IPAddress) -> str:
         folded = number ^ number >> 32 ^ number >> 64 ^ number >> 96
         tail = (folded & 0xFFFFFFFF).to_bytes(4, "big")
     return ":".join(f"{byte:02x}" for byte in bytes((0x0A, 0x58 if address.version == 4 else 0x59)) + tail)
+
+
+def mac_without_address(holder: str) -> str:
+    """A locally administered MAC that is a function of who has it, for a network that gives no addresses."""
+    tail = zlib.crc32(holder.encode()).to_bytes(4, "big")
+    return ":".join(f"{byte:02x}" for byte in b"\x0a\x5a" + tail)
 
 
 def networks(texts: Sequence[str]) -> tuple[IPNetwork, ...]:

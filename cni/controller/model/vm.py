@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import msgspec
@@ -13,6 +14,8 @@ from cni.controller.model.annotations import VM_NETWORKS
 from foundation.kube.models import kubevirt
 
 DEFAULT = "default"
+LABEL = 63
+"""Characters in a part of a DNS name (RFC 1035): KubeVirt takes as many of a machine's name for the guest's."""
 JOB = "kubevirt.io/migrationJobUID"
 """On a migration's target pod: the uid of the migration."""
 READY = "kubevirt.io/migration-target-ready-timestamp"
@@ -33,10 +36,15 @@ class Progress(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """An interface of the guest. `dhcp`: the guest asks for its address itself, so the pod must not have it."""
+    """An interface of the guest. `mac`: as its author wants the network to see it, if at all.
+
+    `dhcp`: the guest asks for its address itself, so the pod must not have it; `told`: what it is told then beside
+    what all are, options of OVN (ovn-nb(5), table DHCP_Options) for IPv4.
+    """
 
     mac: str
     dhcp: bool
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,8 @@ class Machine:
     """What a VirtualMachine, or its instance, says. `nics` by network as annotation pod-networks names it.
 
     `written`: what annotation vm-networks says; empty when it is missing or unreadable, for then it is written anew.
+    `complete`: all interfaces say how they are bound. KubeVirt fills in what a VirtualMachine leaves open only in the
+    instance.
     """
 
     key: str
@@ -52,6 +62,7 @@ class Machine:
     nics: Mapping[str, Nic]
     annotations: Mapping[str, str]
     written: Mapping[str, Attachment]
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +86,8 @@ class Migration:
 
 def parse_machine(vm: kubevirt.VirtualMachine) -> Machine:
     """From the API's object."""
-    return _machine(vm, vm.spec.template.spec)
+    interfaces = vm.spec.template.spec.domain.devices.interfaces or ()
+    return _machine(vm, vm.spec.template.spec, complete=bool(interfaces) and all(map(_bound, interfaces)))
 
 
 def parse_instance(instance: kubevirt.VirtualMachineInstance) -> Instance:
@@ -88,7 +100,7 @@ def parse_instance(instance: kubevirt.VirtualMachineInstance) -> Instance:
     else:
         progress = Progress.RUNNING
     return Instance(
-        machine=_machine(instance, instance.spec),
+        machine=_machine(instance, instance.spec, complete=True),
         node=instance.status.node_name,
         migration=state.migration_uid,
         progress=progress,
@@ -107,16 +119,20 @@ def parse_migration(migration: kubevirt.VirtualMachineInstanceMigration) -> Migr
 
 
 def _machine(
-    obj: kubevirt.VirtualMachine | kubevirt.VirtualMachineInstance, spec: kubevirt.VirtualMachineInstanceSpec
+    obj: kubevirt.VirtualMachine | kubevirt.VirtualMachineInstance,
+    spec: kubevirt.VirtualMachineInstanceSpec,
+    *,
+    complete: bool,
 ) -> Machine:
     metadata = obj.metadata
     return Machine(
         key=metadata.key,
-        hostname=spec.hostname or metadata.name,
+        hostname=spec.hostname or metadata.name.partition(".")[0][:LABEL],
         subdomain=spec.subdomain,
         nics=_nics(spec, metadata.namespace),
         annotations=metadata.annotations,
         written=_written(metadata.annotations.get(VM_NETWORKS)),
+        complete=complete,
     )
 
 
@@ -137,16 +153,55 @@ def _nics(spec: kubevirt.VirtualMachineInstanceSpec, namespace: str) -> dict[str
             index = counts.get(key, 0)
             counts[key] = index + 1
             key = key if index == 0 else f"{key}/{index}"
-        found[key] = Nic(interface.mac_address, _asks(interface))
+        found[key] = _nic(interface)
     return found
 
 
-def _asks(interface: kubevirt.Interface) -> bool:
-    if interface.masquerade is not None or interface.passt is not None:
+def _nic(interface: kubevirt.Interface) -> Nic:
+    if _hidden(interface):
+        # The network sees the pod's MAC; the guest's own is between it and KubeVirt.
+        return Nic(mac="", dhcp=False)
+    asks = interface.binding is not None or interface.bridge is not None or interface.sriov is not None
+    return Nic(interface.mac_address, asks, _told(interface.dhcp_options) if asks else {})
+
+
+def _hidden(interface: kubevirt.Interface) -> bool:
+    named = interface.binding is not None and interface.binding.name in _POD_ADDRESSED
+    return named or any(each is not None for each in (interface.masquerade, interface.passt, interface.passt_binding))
+
+
+def _bound(interface: kubevirt.Interface) -> bool:
+    return _hidden(interface) or any(
+        each is not None for each in (interface.binding, interface.bridge, interface.sriov)
+    )
+
+
+def _told(options: kubevirt.DhcpOptions | None) -> dict[str, str]:
+    """OVN has no option by number, so that `privateOptions` cannot be told; names of NTP servers neither."""
+    if options is None:
+        return {}
+    found: dict[str, str] = {}
+    if options.boot_file_name:
+        found["bootfile_name"] = _quoted(options.boot_file_name)
+    if options.tftp_server_name:
+        server = options.tftp_server_name
+        found["tftp_server"] = server if _is_v4(server) else _quoted(server)
+    servers = list(filter(_is_v4, options.ntp_servers or ()))
+    if servers:
+        found["ntp_server"] = servers[0] if len(servers) == 1 else "{" + ", ".join(servers) + "}"
+    return found
+
+
+def _quoted(text: str) -> str:
+    return msgspec.json.encode(text).decode()
+
+
+def _is_v4(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
         return False
-    if interface.binding is not None:
-        return interface.binding.name not in _POD_ADDRESSED
-    return interface.bridge is not None or interface.sriov is not None
+    return True
 
 
 def _written(text: str | None) -> Mapping[str, Attachment]:

@@ -78,20 +78,25 @@ def dhcp(
     subnets: Iterable[IPNetwork],
     mtu: int,
     names: Names,
+    told: Mapping[str, str],
     routed: bool,
     routes: Sequence[Route] = (),
 ) -> State:
     """`state` with DHCP for the guest behind port `part`: one row a family, and the port refers to them.
 
     `routed`: the network's router, at the first address of each subnet, is the guest's way out. `routes`: ways beside
-    it. A guest may take any link-local address, since many do not derive theirs from the MAC.
+    it. `told`: options that its author wants beside ours (IPv4). A guest may take any link-local address, since many do
+    not derive theirs from the MAC.
     """
     found: dict[str, RowId] = {}
     rows: list[Row] = []
     for subnet in subnets:
         row = RowId("DHCP_Options", "vm", key, f"{part}.v{subnet.version}")
         found[f"dhcpv{subnet.version}_options"] = row
-        options = _v4(subnet, mtu, names, routed, routes) if subnet.version == 4 else _v6(subnet, names, routed)
+        if subnet.version == 4:
+            options = {**told, **_v4(subnet, mtu, names, routed, routes)}
+        else:
+            options = _v6(subnet, names, routed)
         rows.append(Row(row, {"cidr": str(subnet), "options": options}))
     port = RowId("Logical_Switch_Port", "vm", key, part)
     for row_of in state.rows:

@@ -13,6 +13,14 @@ class InterfaceBinding(Model, frozen=True):
     name: str = ""
 
 
+class DhcpOptions(Model, frozen=True):
+    """What a guest is told by DHCP beside its address."""
+
+    boot_file_name: str = ""
+    tftp_server_name: str = ""
+    ntp_servers: tuple[str, ...] | None = None
+
+
 class Interface(Model, frozen=True):
     """A NIC of the guest; at most one binding is present. `state` is "absent" when it is to be unplugged."""
 
@@ -20,10 +28,12 @@ class Interface(Model, frozen=True):
     mac_address: str = ""
     model: str = ""
     state: str = ""
+    dhcp_options: DhcpOptions | None = None
     bridge: Mapping[str, object] | None = None
     masquerade: Mapping[str, object] | None = None
     sriov: Mapping[str, object] | None = None
     passt: Mapping[str, object] | None = None
+    passt_binding: Mapping[str, object] | None = None
     binding: InterfaceBinding | None = None
 
 
