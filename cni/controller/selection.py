@@ -79,10 +79,6 @@ class Selections:
         """The keys of a namespace's pods that have ports."""
         return self._pods_of.get(namespace, ())
 
-    def labels_of(self, namespace: str) -> Mapping[str, str] | None:
-        """A namespace's labels; None when it is unknown."""
-        return self._labels.get(namespace)
-
     # Uses
 
     def use(self, user: Owner, uses: Mapping[PodSelector, frozenset[Role]]) -> dict[Owner, None]:

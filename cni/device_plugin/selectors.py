@@ -80,10 +80,6 @@ class Matcher:
     def takes_driver(self, driver: str) -> bool:
         return not self._selector.drivers or driver in self._selector.drivers
 
-    @property
-    def names_drivers(self) -> bool:
-        return bool(self._selector.drivers)
-
     def _right_kind(self, candidate: Candidate) -> bool:
         if candidate.function.is_vf:
             return self._selector.functions != "pf"

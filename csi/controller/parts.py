@@ -1,6 +1,5 @@
 """What the handlers of csi-controller share."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +35,3 @@ class Parts:
         if backend is None:
             raise NotFound(f"{field} {volume_id!r}: no storage backend {parsed.backend!r} is configured")
         return backend, parsed
-
-    def each_backend(self) -> Mapping[str, Backend[Any]]:
-        return self.registry.backends

@@ -204,11 +204,6 @@ class Kinds:
         """A kind whose objects are stored in a table."""
         return next((kind for kind in self._by_path.values() if kind.table == table), None)
 
-    def of_object(self, api_version: str, kind: str) -> Kind | None:
-        """The kind that an owner reference names."""
-        group, _, _ = api_version.rpartition("/")
-        return next((each for each in self._by_path.values() if (each.group, each.kind) == (group, kind)), None)
-
     def __iter__(self) -> Iterator[Kind]:
         return iter(self._by_path.values())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab.network.commands import CommandFailed, ip, run
+from lab.network.commands import ip, run
 
 ROOT = Path("/run/netns")
 
@@ -44,12 +44,3 @@ async def veth(first: tuple[str, str], second: tuple[str, str], *, mtu: int = 0,
     )
     await no_offload(namespace, name)
     await no_offload(other_namespace, other)
-
-
-async def link_exists(namespace: str, link: str) -> bool:
-    """Whether a namespace holds a link of this name."""
-    try:
-        await run("ip", "-n", namespace, "link", "show", link)
-    except CommandFailed:
-        return False
-    return True
