@@ -21,10 +21,11 @@ from cni.controller.model import policy as policy_model
 from cni.controller.model import service as service_model
 from cni.controller.model import vm as vm_model
 from cni.controller.model.addressing import interfaces
+from cni.controller.retired import left_name
 from cni.controller.rows import Owner
 from cni.controller.rows.tables import identify
 from cni.controller.translate.gateway import JOIN_PORT
-from cni.controller.translate.names import CLUSTER
+from cni.controller.translate.names import CLUSTER, node_owner
 from cni.controller.translate.node import ROUTER_PORT
 from cni.controller.translate.pod import DEFAULT
 from cni.controller.translators import Annotate, AnnotateNode, Keep, Translators
@@ -165,6 +166,7 @@ class Core:
                 self.world.recover(port.key, row["options"].get("iface-id-ver", ""), next(iter(row["addresses"])))
             elif port is not None and port.kind == "vm" and row["addresses"]:
                 self.world.machines.recover(port.key, port.part, max(row["addresses"], key=len))
+        self.world.machines.remember()
         self.world.retired.look_at_all()
         self.engine.touch((CLUSTER,))
         self.engine.translate_all()
@@ -175,8 +177,11 @@ class Core:
             port = identify("Logical_Router_Port", row)
             if port is not None and port.kind == "node" and port.part == ROUTER_PORT:
                 subnets = tuple(each.network for each in interfaces(sorted(row["networks"])))
-                if port.key not in self.world.nodes and all(map(self.world.subnets.is_free, subnets)):
-                    self.world.retired.adopt(port.key, subnets)
+                if all(map(self.world.subnets.is_free, subnets)):
+                    known = port.key in self.world.nodes  # with others now
+                    name = left_name(port.key, subnets) if known else port.key
+                    self.world.retired.adopt(name, subnets)
+                    self.engine.touch((node_owner(name),))
 
     def _recover_nodes(self) -> None:
         for row in self.committer.actual.rows("Logical_Router_Port").values():

@@ -1,21 +1,18 @@
-"""The virtual machines, with their pods and the addresses that they hold, running or not; no I/O.
-
-A machine's address on the default network is one of some node's subnet, its home: the machine stays on that node's
-switch wherever it runs, because its address means nothing on another one.
-"""
+"""The virtual machines, with their pods and what they keep while they exist, running or not; no I/O."""
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from cni.controller.addresses.pool import Assignment, Pool
-from cni.controller.errors import MachineUnknown, NodeNotReady, Refused
-from cni.controller.model.addressing import AddressRequest, Attachment
+from cni.controller.addresses.pool import Assignment
+from cni.controller.errors import MachineUnknown
+from cni.controller.homes import Homes
+from cni.controller.model.addressing import Attachment
+from cni.controller.model.annotations import VM_NETWORKS
 from cni.controller.model.pod import Pod
 from cni.controller.model.vm import DEFAULT, JOB, READY, Instance, Machine, Migration, Nic, Progress
-from cni.controller.networks import Networks, machine_holder
+from cni.controller.networks import Networks
 from cni.controller.rows import Owner
 from cni.controller.translate.names import node_owner, vm_owner
 from cni.controller.translate.placement import Launcher, Placement, place
@@ -23,18 +20,13 @@ from cni.controller.translate.placement import Launcher, Placement, place
 
 @dataclass(eq=False, slots=True)
 class _Known:
-    """All that is known of one machine. `latest`: what its interfaces are like, kept while any pod of it lives.
-
-    `last`: what it had on the default network, `home` where that is from.
-    """
+    """All that is known of one machine. `latest`: what its interfaces are like, kept while any pod of it lives."""
 
     vm: Machine | None = None
     instance: Instance | None = None
     latest: Machine | None = None
     migrations: dict[str, Migration] = field(default_factory=dict)
     pods: dict[str, Pod] = field(default_factory=dict)
-    home: str = ""
-    last: Assignment | None = None
 
     @property
     def exists(self) -> bool:
@@ -42,24 +34,24 @@ class _Known:
 
 
 class Machines:
-    """Every change returns the owners whose rows may now be others. `pools`: the default network's, by node."""
+    """Every change returns the owners whose rows may now be others."""
 
     def __init__(
         self,
-        pools: Mapping[str, Pool],
+        homes: Homes,
         networks: Networks,
         *,
         on_change: Callable[[Hashable], None],
         on_left: Callable[[str], None],
     ) -> None:
-        """`on_left(node)`: a machine whose home that is has ended, or has another home now."""
-        self._pools = pools
+        """`on_left(node)`: a machine whose home that is has ended."""
+        self.homes = homes
         self._networks = networks
         self._on_change = on_change
         self._on_left = on_left
         self._known: dict[str, _Known] = {}
         self._of_migration: dict[str, Migration] = {}
-        self._of_home: dict[str, set[str]] = {}
+        self._remembering = False
 
     def __len__(self) -> int:
         return len(self._known)
@@ -106,9 +98,10 @@ class Machines:
         if was and was != now:
             known = self._of(was)
             known.pods.pop(key, None)
-            if not known.pods and known.home:
-                self._on_left(known.home)
-                touched.append(node_owner(known.home))
+            home = self.homes.of(was)
+            if not known.pods and home:
+                self._on_left(home)
+                touched.append(node_owner(home))
             touched += self._changed(was, known, None)
         if now and pod is not None:
             known = self._of(now)
@@ -129,11 +122,13 @@ class Machines:
             known.latest = known.instance.machine
         elif not known.pods or known.latest is None:
             known.latest = known.vm
-        if machine is not None:
-            self._claim(key, known, machine.written)
+        if machine is not None and self._remembering:
+            self._claim(key, machine.written)
         elif not known.exists:
-            home = known.home
-            self._let_go(key, known)
+            home = self.homes.of(key)
+            self.homes.release(key)
+            self._networks.keep_only(key, ())
+            known.latest = None
             if not known.migrations:
                 del self._known[key]
             if home:
@@ -191,121 +186,75 @@ class Machines:
         node, latest = (known.instance.node, known.instance.migration) if known.instance is not None else ("", "")
         return place(launchers, migrations=_progress(known), runs_on=node, latest=latest)
 
-    # Addresses on the default network
-
-    def home(self, key: str) -> str:
-        """The node whose switch a machine is on; "" when it has no address."""
-        return self._known[key].home if key in self._known else ""
-
-    def at_home(self, node: str) -> Iterable[str]:
-        """The machines with an address of a node's subnet."""
-        return self._of_home.get(node, ())
-
-    def away(self, node: str) -> bool:
-        """Whether a machine of this home runs elsewhere."""
-        pods = (pod for key in self.at_home(node) for pod in self._known[key].pods.values())
-        return any(pod.node != node for pod in pods)
-
-    def assign(self, key: str, pod: Pod, request: AddressRequest) -> Assignment:
-        """A machine's address and MAC; new ones from the subnet of the node that it runs on.
-
-        Raises InvalidAddressRequest, AddressConflict, AddressesExhausted, NodeNotReady.
-        """
-        known, holder = self._of(key), machine_holder(key, DEFAULT)
-        held = self._held(key, known)
-        if held is None:
-            wanted = self._home_of(request.ips) or pod.node
-            if wanted not in self._pools:
-                raise NodeNotReady(f"node {wanted} has no subnet yet", waits_for=("node", wanted))
-            held = self._pools[wanted].assign(holder, seed=key, request=request)
-            self._settle(key, known, wanted, held)
-            return held
-        if self._has(held, request.ips):
-            known.last = self._pools[known.home].with_mac(holder, request.mac) if request.mac else held
-            return known.last
-        # Another one is asked for since: the old one stays until the new one can be had.
-        old = known.home
-        wanted = self._home_of(request.ips) or old
-        self._pools[old].release(holder)
-        try:
-            fresh = self._pools[wanted].assign(
-                holder, seed=key, request=AddressRequest(request.ips, request.mac or held.mac)
-            )
-        except Refused:
-            self._pools[old].claim(holder, held)
-            raise
-        self._settle(key, known, wanted, fresh)
-        self._on_change(self._pools[old].token)
-        return fresh
+    # What a machine keeps
 
     def recover(self, key: str, part: str, addresses: str) -> None:
         """What a machine's port (`mac ip …`) has in the database: the annotation got lost, or was not written yet."""
         mac, *ips = addresses.split()
         known = self._known.get(key)
         if known is not None and known.exists:
-            self._claim(key, known, {part: Attachment(tuple(ips), mac)})
+            self._claim(key, {part: Attachment(tuple(ips), mac)})
 
-    def claim_all(self, node: str) -> None:
+    def remember(self) -> None:
+        """All first lists are taken in: machines get back what their annotations say, as they do from now on.
+
+        Two may say the same, since an annotation is copied with its object (a clone, a backup that is put back): who
+        runs comes first, then who is older. Pods have had theirs before.
+        """
+        self._remembering = True
+
+        def rank(key: str) -> tuple[bool, str, str]:
+            durable = self.durable(key)
+            return not self._known[key].pods, durable.created if durable is not None else "", key
+
+        for key in sorted(self._known, key=rank):
+            durable = self.durable(key)
+            if durable is not None:
+                self._claim(key, durable.written)
+
+    def node_came(self, node: str) -> None:
         """A node's pool is new: machines take what is theirs, before anybody else may ask."""
-        for key, known in self._known.items():
-            if known.home not in ("", node):
-                continue
-            if known.last is not None:
-                self._claim(key, known, {DEFAULT: Attachment(known.last.ips, known.last.mac)})
-            elif (durable := self.durable(key)) is not None:
-                self._claim(key, known, durable.written)
+        self.homes.renewed(node)
+        if self._remembering:
+            for key in self._known:
+                durable = self.durable(key) if not self.homes.of(key) else None
+                if durable is not None and DEFAULT in durable.written:
+                    self._claim(key, {DEFAULT: durable.written[DEFAULT]})
 
-    def _held(self, key: str, known: _Known) -> Assignment | None:
-        pool = self._pools.get(known.home)
-        return pool.held(machine_holder(key, DEFAULT)) if pool is not None else None
+    def kept(self, key: str) -> Mapping[str, Attachment] | None:
+        """What the annotation of a machine that does not run shall say; None if nothing need be said.
 
-    def _claim(self, key: str, known: _Known, written: Mapping[str, Attachment]) -> None:
+        What somebody else has is no longer the machine's. What cannot be had now (no such node, no such network) may be
+        later.
+        """
+        durable = self.durable(key)
+        if durable is None:
+            return None
+        found = dict(durable.written)
+        for part, each in durable.written.items():
+            previous = Assignment(each.ips, each.mac)
+            lost = self.homes.lost(key, previous) if part == DEFAULT else self._networks.lost(key, part, previous)
+            if lost:
+                del found[part]
+        held = {DEFAULT: self.homes.held(key), **self._networks.kept(key)}
+        found |= {part: Attachment(each.ips, each.mac) for part, each in held.items() if each is not None}
+        return found if found or VM_NETWORKS in durable.annotations else None
+
+    def _claim(self, key: str, written: Mapping[str, Attachment]) -> None:
         for part, each in written.items():
-            if part != DEFAULT:
+            if part == DEFAULT:
+                self.homes.claim(key, Assignment(each.ips, each.mac))
+            else:
                 self._networks.keep(key, part, Assignment(each.ips, each.mac))
-            elif self._held(key, known) is None:
-                node = self._home_of(each.ips)
-                previous = Assignment(each.ips, each.mac)
-                if node and self._pools[node].claim(machine_holder(key, DEFAULT), previous):
-                    self._settle(key, known, node, previous)
 
-    def _settle(self, key: str, known: _Known, node: str, held: Assignment) -> None:
-        known.last = held
-        old, known.home = known.home, node
-        if old != node:
-            self._of_home.get(old, set()).discard(key)
-            self._of_home.setdefault(node, set()).add(key)
-            self._on_left(old)
+    def running_at(self, node: str) -> bool:
+        """Whether a machine of this home has a pod, wherever."""
+        return any(self._known[key].pods for key in self.homes.at(node))
 
-    def _let_go(self, key: str, known: _Known) -> None:
-        pool = self._pools.get(known.home)
-        if pool is not None and pool.release(machine_holder(key, DEFAULT)):
-            self._on_change(pool.token)
-        self._of_home.get(known.home, set()).discard(key)
-        known.home, known.latest, known.last = "", None, None
-        self._networks.keep_only(key, ())
-
-    @staticmethod
-    def _has(held: Assignment, ips: Iterable[str]) -> bool:
-        """Whether the addresses asked for, if any, are among those held; a text that is none is not."""
-        have = {ip.partition("/")[0] for ip in held.ips}
-        try:
-            return all(str(ipaddress.ip_interface(each).ip) in have for each in ips)
-        except ValueError:
-            return False
-
-    def _home_of(self, ips: Iterable[str]) -> str:
-        """The node whose subnet the first of some addresses is in."""
-        for text in ips:
-            try:
-                address = ipaddress.ip_interface(text).ip
-            except ValueError:
-                return ""
-            for node, pool in self._pools.items():
-                if any(address.version == each.version and address in each for each in pool.subnets):
-                    return node
-            return ""
-        return ""
+    def away_on(self, node: str) -> Iterable[Owner]:
+        """The machines with a pod on a node that is not their home."""
+        pods = ((key, pod) for key, known in self._known.items() for pod in known.pods.values())
+        return (vm_owner(key) for key, pod in pods if node in ("", pod.node) and self.homes.of(key) != pod.node)
 
 
 def _progress(known: _Known) -> dict[str, Progress]:

@@ -97,6 +97,22 @@ class Networks:
         if not had:
             self._of_machine.pop(machine, None)
 
+    def kept(self, machine: str) -> dict[str, Assignment]:
+        """What a virtual machine has on its networks by `Wish.key`, as far as it holds it."""
+        found: dict[str, Assignment] = {}
+        for part in self._of_machine.get(machine, ()):
+            for pool in self._pools_of(_network(part)):
+                held = pool.held(machine_holder(machine, part))
+                if held is not None:
+                    found[part] = held
+        return found
+
+    def lost(self, machine: str, part: str, previous: Assignment) -> bool:
+        """Whether somebody else has what a machine has had on a network."""
+        pools = self._pools_of(_network(part))
+        mine = any(pool.held(machine_holder(machine, part)) is not None for pool in pools)
+        return not mine and any(pool.taken(previous) for pool in pools)
+
     def _has_machine(self, network: str, pool: Pool) -> bool:
         return any(
             _network(part) == network and pool.held(machine_holder(machine, part)) is not None

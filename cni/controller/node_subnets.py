@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from cni.controller.addresses.pool import Pool
 from cni.controller.addresses.subnets import checked
 from cni.controller.errors import InvalidNode
-from cni.controller.model.addressing import IPNetwork
+from cni.controller.model.addressing import IPAddress, IPNetwork
 from cni.controller.model.node import Node
 from cni.controller.translate.node import RESERVED, gateways
 
@@ -25,14 +25,13 @@ class NodeSubnets:
         self._inside: tuple[IPNetwork, ...] | None = None
         self._given: dict[str, tuple[IPNetwork, ...]] = {}
         self._gateways: dict[str, tuple[str, ...]] = {}
+        self._where: dict[tuple[int, int], dict[int, str]] = {}
         self.pools: dict[str, Pool] = {}
 
     def renew(self, name: str, node: Node | None) -> Pool | None:
         """Looks anew at what a node has; its new pool, if it has usable subnets."""
-        if self.pools.pop(name, None) is not None:
+        if self._drop(name) is not None:
             self._on_change(("ranges",))
-        self._gateways.pop(name, None)
-        self._inside = None
         if node is None:
             self._given.pop(name, None)
             return None
@@ -42,9 +41,45 @@ class NodeSubnets:
             return None
         if not subnets:
             return None
-        self._gateways[name] = gateways(subnets)
-        pool = self.pools[name] = Pool(subnets, token=("pool", name), reserved=RESERVED)
+        pool = Pool(subnets, token=("pool", name), reserved=RESERVED)
+        self._add(name, pool)
         return pool
+
+    def retain(self, name: str) -> None:
+        """A node that has come back without subnets keeps those that it had."""
+        self._given[name] = self.pools[name].subnets
+
+    def rename(self, old: str, new: str) -> None:
+        """What `old` has is another's now, with all addresses in it."""
+        pool = self._drop(old)
+        self._given.pop(old, None)
+        if pool is not None:
+            self._add(new, pool)
+
+    def _add(self, name: str, pool: Pool) -> None:
+        self.pools[name], self._gateways[name] = pool, gateways(pool.subnets)
+        self._inside = None
+        for each in pool.subnets:
+            shift = each.max_prefixlen - each.prefixlen
+            self._where.setdefault((each.version, shift), {})[int(each.network_address) >> shift] = name
+
+    def _drop(self, name: str) -> Pool | None:
+        pool = self.pools.pop(name, None)
+        self._gateways.pop(name, None)
+        self._inside = None
+        for each in pool.subnets if pool is not None else ():
+            shift = each.max_prefixlen - each.prefixlen
+            del self._where[each.version, shift][int(each.network_address) >> shift]
+        return pool
+
+    def node_of(self, address: IPAddress) -> str:
+        """The node whose subnet an address is of; "" for none."""
+        for (version, shift), names in self._where.items():
+            if version == address.version:
+                name = names.get(int(address) >> shift)
+                if name is not None:
+                    return name
+        return ""
 
     def give(self, name: str, subnets: tuple[IPNetwork, ...]) -> bool:
         """Keeps subnets of ours for a node, for the next `renew`; False if they are not free."""

@@ -10,8 +10,15 @@ from cni.controller.addresses.pool import Assignment
 from cni.controller.addresses.subnets import pick
 from cni.controller.config import ClusterConfig
 from cni.controller.engine import Translate
-from cni.controller.errors import InvalidNamespaceAnnotation, InvalidPolicy, NodeNotReady, Refused, together
-from cni.controller.model.addressing import Attachment, Route
+from cni.controller.errors import (
+    AddressesExhausted,
+    InvalidNamespaceAnnotation,
+    InvalidPolicy,
+    NodeNotReady,
+    Refused,
+    together,
+)
+from cni.controller.model.addressing import Attachment, IPNetwork, Route
 from cni.controller.model.admin_policy import AdminPolicy
 from cni.controller.model.annotations import HEALTH_CHECKS, MANAGEMENT, NODE_SUBNETS
 from cni.controller.model.network import Network, Wish
@@ -144,11 +151,20 @@ class Translators:
     def _give_subnets(self, name: str) -> None:
         pool = self._world.pools.get(name)
         if pool is None:
-            subnets = pick(name, self._ranges, self._host_prefixes, self._world.subnets.is_free)
+            subnets = self._pick(name)
             self._touch(self._world.give_subnets(name, subnets))
         else:
             subnets = pool.subnets
         self._annotate_node(name, {NODE_SUBNETS: node_rows.annotation(subnets)})
+
+    def _pick(self, name: str) -> tuple[IPNetwork, ...]:
+        try:
+            return pick(name, self._ranges, self._host_prefixes, self._world.subnets.is_free)
+        except AddressesExhausted:
+            # A new node is worth more than the addresses of machines that do not run.
+            if not self._world.retired.make_room():
+                raise
+            return pick(name, self._ranges, self._host_prefixes, self._world.subnets.is_free)
 
     def namespace(self, name: str) -> State:
         namespace = self._world.namespaces.get(name)

@@ -63,14 +63,17 @@ class VmTranslator:
         machines = self._world.machines
         placement = machines.placement(key)
         if placement is None:
+            kept = machines.kept(key)
+            if kept is not None:
+                self._keep(key, vm_rows.annotation(kept))
             return EMPTY
         machine = machines.get(key)
         work = _Work(self._world, self._cluster, self._rows, machine, placement)
-        before = machines.home(key)
+        before = machines.homes.of(key)
         work.default()
         work.secondaries()
-        self._look_at_router(machines.home(key))
-        if before not in ("", machines.home(key)):
+        self._look_at_router(machines.homes.of(key))
+        if before not in ("", machines.homes.of(key)):
             self._touch((node_owner(before),))
         for pod in machines.pods_of(key).values():
             given = {part: each for part, each in work.attachments.items() if part == DEFAULT or part in work.of(pod)}
@@ -135,8 +138,8 @@ class _Work:
         nic = self._nic(DEFAULT)
         asked = self.holder.request()
         request = AddressRequest(asked.ips, nic.mac or asked.mac)
-        assignment = self._world.machines.assign(self._machine.key, self.holder, request)
-        home = self._world.machines.home(self._machine.key)
+        assignment = self._world.machines.homes.assign(self._machine.key, self.holder.node, request)
+        home = self._world.machines.homes.of(self._machine.key)
         guest = self._guest(home)
         self.attachments[DEFAULT] = Attachment(
             ips=assignment.ips,
@@ -215,7 +218,7 @@ class _Work:
         if attachment.dhcp:
             routed, routes = True, attachment.routes
             if wish is None:
-                subnets = self._world.pools[self._world.machines.home(self._machine.key)].subnets
+                subnets = self._world.pools[self._world.machines.homes.of(self._machine.key)].subnets
             else:
                 network = self._world.networks.network_of(wish)
                 routed = False
@@ -263,7 +266,7 @@ def dns_servers(world: World, cluster: ClusterConfig) -> tuple[IPAddress, ...]:
 def _advertisement(world: World, cluster: ClusterConfig, node: str) -> Mapping[str, str]:
     """The router advertisements of a node's switch; none where no guest of it waits for any."""
     machines = world.machines
-    waiting = (machines.nics_of(key).get(DEFAULT, _POD).dhcp for key in machines.at_home(node))
+    waiting = (machines.nics_of(key).get(DEFAULT, _POD).dhcp for key in machines.homes.at(node))
     if not any(each.version == 6 for each in world.pools[node].subnets) or not any(waiting):
         return {}
     return vm_rows.router_advertisement(

@@ -12,6 +12,7 @@ from cni.controller.addresses.plan import Plan
 from cni.controller.addresses.pool import Assignment, Pool
 from cni.controller.errors import NodeNotReady, Refused
 from cni.controller.health import HealthChecks
+from cni.controller.homes import Homes
 from cni.controller.machines import Machines
 from cni.controller.model.addressing import AddressRequest, IPAddress, IPNetwork
 from cni.controller.model.admin_policy import AdminPolicy
@@ -51,9 +52,8 @@ class World:
     """Objects by key, with the indexes that translating one of them needs, so that none looks at all of them."""
 
     def __init__(self, plan: Plan, *, on_change: Callable[[Hashable], None]) -> None:
-        """`plan`: without ranges of pods, what is inside is found from the nodes' subnets.
-
-        `on_change` is told of things that refused objects may wait for: ("pool", node), ("node", name)."""
+        """`plan`: without ranges of pods, what is inside is found from the nodes' subnets. `on_change` is told of
+        things that refused objects may wait for: ("pool", node), ("node", name)."""
         self._on_change = on_change
         self.pods: dict[str, Pod] = {}
         self.nodes: dict[str, Node] = {}
@@ -67,10 +67,11 @@ class World:
         self.multi_policies: dict[str, tuple[Policy, ...] | Refused] = {}
         self.selections = Selections()
         self.networks = Networks(taken=plan.taken, on_change=on_change)
+        homes = Homes(self.subnets, on_change=on_change, on_left=lambda name: self.retired.look(name))
         self.machines = Machines(
-            self.pools, self.networks, on_change=on_change, on_left=lambda name: self.retired.look(name)
+            homes, self.networks, on_change=on_change, on_left=lambda name: self.retired.look(name)
         )
-        self.retired = Retired(self.machines, self._renew_pool)
+        self.retired = Retired(self.machines, self.subnets, self._renew_pool, on_change=on_change)
         self.services: dict[str, Service | Refused] = {}
         self.service_nodes: dict[str, ServiceNode] = {}
         self.health = HealthChecks()
@@ -92,15 +93,18 @@ class World:
             if node.host_node:
                 self._dpus_of_host.setdefault(node.host_node, set()).add(name)
         touched = {node_owner(name): None}
-        if not self.retired.take(name, node) and (old is None or node is None or old.subnets != node.subnets):
-            self._renew_pool(name, node)
-            touched.update(dict.fromkeys(self._pods_on(name)))
-            self._on_change(("node", name))
+        if old is None or node is None or old.subnets != node.subnets:
+            touched |= self.retired.take(name, node)
+            if name not in self.retired:
+                self._renew_pool(name, node)
+                touched.update(dict.fromkeys(self._pods_on(name)))
+                self._on_change(("node", name))
         touched.update(dict.fromkeys(self._renew_service_node(name, node)))
         if node is None:
             touched.update(self.networks.drop_node(name))
         if old is None or node is None or (old.gateway, old.ready) != (node.gateway, node.ready):
             touched.update(self._egress_touched())
+            touched.update(dict.fromkeys(self.machines.away_on(name)))
         touched.update(self._inside_touched())
         if old is None or node is None or old.labels != node.labels or old.addresses != node.addresses:
             touched.update(dict.fromkeys(map(admin_policy_owner, self.admin_policies)))
@@ -131,8 +135,9 @@ class World:
         node = self.nodes[name]
         if name in self.pools or not node.subnets:
             return ()
+        touched = self.retired.take(name, node)
         self._renew_pool(name, node)
-        return self._subnets_came(name, node) if name in self.pools else ()
+        return (*touched, *self._subnets_came(name, node)) if name in self.pools else touched
 
     def give_subnets(self, name: str, subnets: tuple[IPNetwork, ...]) -> Touched:
         """Subnets of our own for a node that the cluster gives none; nothing if it has some already."""
@@ -181,7 +186,7 @@ class World:
     def _renew_pool(self, name: str, node: Node | None) -> None:
         pool = self.subnets.renew(name, node)
         if pool is not None:
-            self.machines.claim_all(name)
+            self.machines.node_came(name)
             # Addresses given before go to those who have them, before anybody new may ask.
             for key in self._pods_of_node.get(name, ()):
                 self._claim(pool, self.pods[key])
@@ -236,10 +241,10 @@ class World:
     def release(self, pod: Pod) -> bool:
         """Frees what this very pod holds; True if it held anything."""
         pool = self.pools.get(pod.node)
-        if pool is None or not pool.release(pod.uid):
-            return False
-        self._on_change(pool.token)
-        return True
+        freed = pool is not None and pool.release(pod.uid)
+        if pool is not None and freed:
+            self._on_change(pool.token)
+        return freed
 
     def _claim(self, pool: Pool, pod: Pod) -> None:
         if not pod.wired or pod.machine:
@@ -379,7 +384,7 @@ class World:
         if policed == self.policed:
             return {}
         self.policed = policed
-        return dict.fromkeys(map(node_owner, self.nodes))
+        return dict.fromkeys((*map(node_owner, self.nodes), *self.machines.away_on("")))
 
     def snapshot(self) -> Mapping[str, int]:
         """How many objects of each kind are known."""

@@ -9,7 +9,7 @@ import pytest
 
 from cni.controller.model.annotations import VM_NETWORKS
 from cni.controller.translate.names import vm_owner
-from tests.controller.stage import Northbound, Stage, pod
+from tests.controller.stage import Northbound, Stage, node, pod
 from tests.kubevirt.conftest import nodes
 from tests.kubevirt.objects import interface, launcher, migration, spec, vm, vmi
 from tests.kubevirt.scene import LAN, TWO, addresses, port, run, stop
@@ -305,3 +305,136 @@ async def test_which_bindings_leave_the_address_to_the_guest(stage: Stage, given
     await stage.settle()
     assert stage.annotations["ns/a"]["default"].get("dhcp", False) is dhcp
     assert bool(port(stage)["dhcpv4_options"]) is dhcp
+
+
+@pytest.mark.parametrize("name", ["a-clone", "z-clone"])
+@pytest.mark.parametrize("runs", [True, False], ids=["the original runs", "the original is stopped"])
+async def test_a_copied_annotation_takes_no_address_from_its_owner(
+    northbound: Northbound, name: str, runs: bool
+) -> None:
+    """Whoever copies a VirtualMachine copies its annotations; the controller may be restarted before it saw that."""
+    original = {**vm("m"), "metadata": {**vm("m")["metadata"], "creationTimestamp": "2026-11-22T01:00:00Z"}}
+    stage: Stage
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *nodes("dual"))
+        stage.put("vm", original)
+        run(stage, "a", on="n1")
+        await stage.settle()
+        before, kept = addresses(stage), stage.machines["ns/m"]
+    annotation = {VM_NETWORKS: json.dumps(kept)}
+    original["metadata"]["annotations"] = annotation
+    clone = {**vm(name, **annotation)}
+    clone["metadata"]["creationTimestamp"] = "2026-11-22T02:00:00Z"
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *nodes("dual"))
+        stage.put("vm", *sorted((original, clone), key=lambda each: str(each["metadata"]["name"])))
+        if runs:
+            run(stage, "a", on="n1")
+        await stage.settle()
+        assert stage.machines[f"ns/{name}"] == {}
+        run(stage, "a", on="n1")
+        stage.put("vmi", vmi(name, on="n1"))
+        stage.put("pod", launcher(name, "of-clone", on="n1"))
+        await stage.settle()
+        assert addresses(stage) == before
+        assert addresses(stage, f"ns_vm_{name}").split()[0] != before.split()[0]
+        assert not stage.problems
+
+
+async def test_a_machine_from_a_backup_takes_no_address_from_a_pod(northbound: Northbound) -> None:
+    kept = {"default": {"ips": ["10.1.1.77/24"], "mac": "0a:58:0a:01:01:4d"}}
+    has = pod("p", annotations={"dpu-offload.io/addresses": json.dumps({"ips": ["10.1.1.77"]})}, networks=kept, uid="p")
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *nodes("v4"))
+        stage.put("vm", vm("m", **{VM_NETWORKS: json.dumps(kept)}))
+        stage.put("pod", has)
+        await stage.settle()
+        assert addresses(stage, "ns_p").split()[1] == "10.1.1.77"
+        assert stage.machines["ns/m"] == {}
+        run(stage, "a", on="n1")
+        await stage.settle()
+        assert addresses(stage).split()[1] != "10.1.1.77"
+        assert not stage.problems
+
+
+async def test_an_annotation_that_got_lost_is_written_again_while_the_machine_is_stopped(stage: Stage) -> None:
+    stage.put("network", LAN)
+    stage.put("vm", vm("m", TWO))
+    run(stage, "a", on="n1", template=TWO, networks="lan")
+    await stage.settle()
+    kept = stage.machines.pop("ns/m")
+    stage.put("vm", vm("m", TWO, **{VM_NETWORKS: json.dumps(kept)}))
+    stop(stage, "a")
+    await stage.settle()
+    assert stage.machines.pop("ns/m") == kept
+    for text in ({}, {VM_NETWORKS: "nonsense"}):
+        stage.put("vm", vm("m", TWO, **text))
+        await stage.settle()
+        assert stage.machines.pop("ns/m") == kept
+
+
+async def test_nothing_is_written_on_a_machine_that_has_nothing(stage: Stage) -> None:
+    stage.put("vm", vm("m"))
+    await stage.settle()
+    assert stage.machines == {}
+
+
+async def test_what_waits_for_its_network_or_node_is_not_forgotten(stage: Stage) -> None:
+    kept = {
+        "default": {"ips": ["10.1.9.5/24"], "mac": "0a:58:0a:01:09:05"},
+        "ns/lan": {"ips": ["10.9.0.5/24"], "mac": "0a:58:0a:09:00:05"},
+    }
+    stage.put("vm", vm("m", TWO, **{VM_NETWORKS: json.dumps(kept)}))
+    await stage.settle()
+    assert stage.machines["ns/m"] == kept
+    stage.put("network", LAN)
+    stage.put("node", node("n9", "10.1.9.0/24"))
+    run(stage, "a", on="n1", template=TWO, networks="lan")
+    await stage.settle()
+    assert addresses(stage) == "0a:58:0a:01:09:05 10.1.9.5"
+    assert addresses(stage, "ns.lan_ns_vm_m") == "0a:58:0a:09:00:05 10.9.0.5"
+
+
+async def test_a_deleted_namespace_leaves_nothing(stage: Stage) -> None:
+    """Its objects go in any order, the pod's last."""
+    stage.put("namespace", {"metadata": {"name": "ns"}})
+    stage.put("network", LAN)
+    stage.put("vm", vm("m", TWO))
+    run(stage, "a", on="n1", template=TWO, networks="lan")
+    stage.put("vmmigration", migration("j1", "m"))
+    await stage.settle()
+    for kind, key in (
+        ("network", "ns/lan"),
+        ("vm", "ns/m"),
+        ("namespace", "ns"),
+        ("vmi", "ns/m"),
+        ("pod", "ns/a"),
+        ("vmmigration", "ns/j1"),
+    ):
+        stage.remove(kind, key)
+        await stage.settle()
+    assert not stage.problems
+    assert [row for row in stage.rows("Logical_Switch_Port") if row["external_ids"].get("vm")] == []
+    assert list(stage.rows("DHCP_Options")) == []
+    assert len(stage.core.world.machines) == 0
+    assert len(stage.core.world.pools["n1"]) == 0
+
+
+async def test_an_instance_made_anew_under_its_name_is_another_one(stage: Stage) -> None:
+    """Without a VirtualMachine nothing outlives the instance and its pods; with one everything does."""
+    run(stage, "a", on="n1", created=1)
+    await stage.settle()
+    before = addresses(stage)
+    # The new instance is there before the old pod has gone.
+    stage.remove("vmi", "ns/m")
+    fresh = vmi("m", spec(interface("default", mac="02:00:00:00:00:09")), on="n2")
+    fresh["metadata"]["uid"] = "another"
+    stage.put("vmi", fresh)
+    stage.put("pod", launcher("m", "b", on="n2", created=2))
+    await stage.settle()
+    assert port(stage)["options"] == {"requested-chassis": "n2"}
+    assert addresses(stage).split()[0] == "02:00:00:00:00:09"
+    assert addresses(stage).split()[1:] == before.split()[1:]
+    stage.remove("pod", "ns/a")
+    await stage.settle()
+    assert port(stage)["options"] == {"requested-chassis": "n2"}

@@ -149,3 +149,18 @@ async def test_a_network_that_goes_while_a_guest_runs_takes_only_its_own_port(st
     await stage.settle()
     assert not stage.problems
     assert "ns.bare_ns_vm_m" in stage.named("Logical_Switch_Port")
+
+
+async def test_two_machines_with_one_mac_are_told_wherever_they_run(stage: Stage) -> None:
+    template = spec(interface("default", mac=MAC))
+    start(stage, "m", template, on="n1")
+    await stage.settle()
+    start(stage, "twin", template, on="n2")
+    await stage.settle()
+    assert stage.problems[vm_owner("ns/twin")].reason == "AddressConflict"
+    assert "ns/m" in str(stage.problems[vm_owner("ns/twin")])
+    assert addresses(stage).startswith(MAC)
+    end(stage, "m")
+    await stage.settle()
+    assert not stage.problems
+    assert addresses(stage, "ns_vm_twin").startswith(MAC)

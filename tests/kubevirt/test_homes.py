@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from cni.controller.model.annotations import VM_NETWORKS
-from tests.controller.stage import Northbound, Stage, node
+from cni.controller.translate.names import node_owner
+from tests.controller.stage import Northbound, Stage, node, pod
 from tests.kubevirt.conftest import nodes
 from tests.kubevirt.objects import interface, launcher, spec, vm, vmi
 from tests.kubevirt.scene import ROUTED, addresses, port, run, stop
@@ -43,15 +46,145 @@ async def test_a_home_outlives_its_node_while_guests_run_elsewhere(stage: Stage)
     assert addresses(stage) == before
     assert port(stage).uuid in stage.named("Logical_Switch")["n1"]["ports"]
     assert "router-to-n1" in stage.named("Logical_Router_Port")
+    # Stopped, the machine still has it.
     stop(stage, "b")
     await stage.settle()
-    assert "n1" not in stage.named("Logical_Switch")
-    # Its subnet is another node's now.
+    assert "n1" in stage.named("Logical_Switch")
+    # Its subnet is another node's now: there the machine is at home.
     stage.put("node", node("n4", "10.1.1.0/24", "fd01:1::/64"))
+    await stage.settle()
+    assert "n1" not in stage.named("Logical_Switch")
     run(stage, "c", on="n2")
     await stage.settle()
     assert not stage.problems
-    assert addresses(stage).split()[1].startswith("10.1.2.")
+    assert addresses(stage) == before
+    assert port(stage).uuid in stage.named("Logical_Switch")["n4"]["ports"]
+    # With the machine goes what is left of the node.
+    stage.remove("node", "n4")
+    await stage.settle()
+    assert "n4" in stage.named("Logical_Switch")
+    stop(stage, "c")
+    stage.remove("vm", "ns/m")
+    await stage.settle()
+    assert "n4" not in stage.named("Logical_Switch")
+
+
+FRESH = {"same": ("10.1.1.0/24", "fd01:1::/64"), "other": ("10.1.9.0/24", "fd01:9::/64")}
+
+
+@pytest.mark.parametrize("subnets", FRESH)
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "after it registered"])
+async def test_a_node_that_is_installed_anew_does_not_cost_its_guests_their_addresses(
+    stage: Stage, subnets: str, late: bool
+) -> None:
+    """Drained, deleted, back under its name: with the same subnets or with others, which Kubernetes may set later."""
+    stage.put("vm", vm("m"))
+    run(stage, "a", on="n1")
+    await stage.settle()
+    before = addresses(stage)
+    stop(stage, "a")
+    run(stage, "b", on="n2")
+    stage.remove("node", "n1")
+    await stage.settle()
+    if late:
+        stage.put("node", node("n1"))
+        await stage.settle()
+        assert addresses(stage) == before
+    stage.put("node", node("n1", *FRESH[subnets]))
+    stage.put("pod", pod("new", on="n1"))
+    await stage.settle()
+    assert not stage.problems
+    assert addresses(stage) == before
+    assert addresses(stage, "ns_new").split()[1].startswith(FRESH[subnets][0][:7])
+    stop(stage, "b")
+    await stage.settle()
+    run(stage, "c", on="n1")
+    await stage.settle()
+    assert addresses(stage) == before
+    stop(stage, "c")
+    stage.remove("vm", "ns/m")
+    await stage.settle()
+    assert set(stage.named("Logical_Switch")) == {"n1", "n2", "n3", "d3", "dpu-offload-join"}
+
+
+async def test_a_node_lost_with_its_guest_costs_it_no_address(stage: Stage) -> None:
+    """The Node object goes before the pods on it do; the machine starts elsewhere while the old pod is still there."""
+    stage.put("vm", vm("m"))
+    run(stage, "a", on="n1", created=1)
+    await stage.settle()
+    before = addresses(stage)
+    run(stage, "a", on="n1", created=1, leaving=True)
+    stage.remove("node", "n1")
+    await stage.settle()
+    assert addresses(stage) == before
+    run(stage, "b", on="n2", created=2)
+    await stage.settle()
+    assert addresses(stage) == before
+    assert port(stage)["options"] == {"requested-chassis": "n2"}
+    stage.remove("pod", "ns/a")
+    await stage.settle()
+    assert addresses(stage) == before
+    assert port(stage)["options"] == {"requested-chassis": "n2"}
+    assert not stage.problems
+
+
+async def test_another_subnet_waits_for_guests_that_run_and_not_for_those_that_do_not(stage: Stage) -> None:
+    stage.put("vm", vm("m"))
+    run(stage, "a", on="n1")
+    await stage.settle()
+    before = addresses(stage)
+    stage.remove("node", "n1")
+    stage.put("node", node("n4", "10.1.0.0/23", ip="192.0.2.4"))
+    await stage.settle()
+    assert stage.problems[node_owner("n4")].reason == "InvalidNodeSubnet"
+    assert addresses(stage) == before
+    stop(stage, "a")
+    await stage.settle()
+    assert not stage.problems
+    assert "n1" not in stage.named("Logical_Switch")
+    run(stage, "b", on="n2")
+    await stage.settle()
+    # What fits there it keeps.
+    assert addresses(stage).split()[:2] == before.split()[:2]
+    assert port(stage).uuid in stage.named("Logical_Switch")["n4"]["ports"]
+
+
+async def test_a_new_node_gets_the_subnet_of_machines_that_are_stopped_when_no_other_is_left(
+    northbound: Northbound,
+) -> None:
+    async with Stage(northbound.remote, ranges=["10.1.0.0/23"]) as stage:
+        stage.put("node", node("n1"), node("n2"))
+        stage.put("vm", vm("m"))
+        run(stage, "a", on="n1")
+        await stage.settle()
+        stage.remove("node", "n1")
+        stage.put("node", node("n3"))
+        await stage.settle()
+        assert stage.problems[node_owner("n3")].reason == "AddressesExhausted"
+        stop(stage, "a")
+        await stage.settle()
+        assert not stage.problems
+        run(stage, "b", on="n3")
+        await stage.settle()
+        assert not stage.problems
+        assert addresses(stage)
+
+
+async def test_a_guest_keeps_its_address_when_its_node_gets_a_family_and_gets_one_of_it(stage: Stage) -> None:
+    run(stage, "a", on="n1")
+    stage.put("node", node("n1", "10.1.1.0/24"))
+    await stage.settle()
+    before = addresses(stage)
+    assert len(before.split()) == 2
+    stage.put("node", node("n1", "10.1.1.0/24", "fd01:1::/64"))
+    await stage.settle()
+    assert addresses(stage).startswith(before)
+    assert len(addresses(stage).split()) == 3
+    assert port(stage)["dhcpv6_options"]
+    stage.put("node", node("n1", "fd01:1::/64"))
+    await stage.settle()
+    assert addresses(stage).split()[0] == before.split()[0]
+    assert not stage.problems
 
 
 async def test_a_new_controller_finds_the_home_of_a_guest_whose_node_is_gone(northbound: Northbound) -> None:
@@ -64,22 +197,32 @@ async def test_a_new_controller_finds_the_home_of_a_guest_whose_node_is_gone(nor
         run(stage, "b", on="n2")
         await stage.settle()
         before, kept = addresses(stage), json.dumps(stage.machines["ns/m"])
-    for known in ({VM_NETWORKS: kept}, {}):
+    others = [each for each in nodes("dual") if each["metadata"]["name"] != "n1"]
+    anew = node("n1", "10.1.9.0/24", "fd01:9::/64")
+    for known, found, home in (
+        ({VM_NETWORKS: kept}, others, "n1"),
+        ({}, others, "n1"),
+        ({}, [*others, anew], "n1_10.1.1.0"),
+        ({VM_NETWORKS: kept}, [*others, anew], "n1_10.1.1.0"),
+        ({}, [*others, node("n4", "10.1.1.0/24", "fd01:1::/64")], "n4"),
+        ({}, others, "n4"),
+    ):
         async with Stage(northbound.remote) as stage:
-            stage.put("node", *(each for each in nodes("dual") if each["metadata"]["name"] != "n1"))
+            stage.put("node", *found)
             stage.put("vm", vm("m", **known))
             run(stage, "b", on="n2")
             await stage.settle()
             assert addresses(stage) == before
-            assert port(stage).uuid in stage.named("Logical_Switch")["n1"]["ports"]
+            assert port(stage).uuid in stage.named("Logical_Switch")[home]["ports"]
     async with Stage(northbound.remote) as stage:
-        stage.put("node", *(each for each in nodes("dual") if each["metadata"]["name"] != "n1"))
+        stage.put("node", *others)
         stage.put("vm", vm("m", **{VM_NETWORKS: kept}))
         await stage.settle()
-        assert "n1" not in stage.named("Logical_Switch")
-        stage.put("node", node("n4", "10.1.1.0/24", "fd01:1::/64"))
-        await stage.settle()
         assert "n4" in stage.named("Logical_Switch")
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *others)
+        await stage.settle()
+        assert "n4" not in stage.named("Logical_Switch")
 
 
 async def test_policies_and_selectors_see_the_pod_with_the_guest(stage: Stage) -> None:

@@ -128,6 +128,31 @@ class Pool:
         self._take(holder, list(found.values()), mac)
         return True
 
+    def taken(self, previous: Assignment) -> bool:
+        """Whether somebody has one of these addresses, or the MAC."""
+        for text in previous.ips:
+            address = ipaddress.ip_interface(text).ip
+            subnet = self._subnets.get(address.version)
+            if subnet is not None and address in subnet.network and subnet.offset(address) in subnet.holders:
+                return True
+        return previous.mac in self._macs
+
+    def extended(self, holder: str, *, seed: str) -> Assignment:
+        """What a holder has, with an address of each family that it has none of yet, as far as there are free ones."""
+        held = self._held[holder]
+        has = {ipaddress.ip_interface(text).version for text in held.ips}
+        more = [(subnet, subnet.pick(seed)) for version, subnet in self._subnets.items() if version not in has]
+        found = {subnet.network.version: offset for subnet, offset in more if offset is not None}
+        if not found:
+            return held
+        ips = {ipaddress.ip_interface(text).version: text for text in held.ips}
+        for version, offset in found.items():
+            subnet = self._subnets[version]
+            subnet.holders[offset] = holder
+            ips[version] = prefix(subnet.network, subnet.address(offset))
+        whole = self._held[holder] = Assignment(tuple(ips[version] for version in self._subnets), held.mac)
+        return whole
+
     def assign(self, holder: str, *, seed: str, request: AddressRequest) -> Assignment:
         """Addresses for a holder, all or none.
 

@@ -52,8 +52,8 @@ class Machine:
     """What a VirtualMachine, or its instance, says. `nics` by network as annotation pod-networks names it.
 
     `written`: what annotation vm-networks says; empty when it is missing or unreadable, for then it is written anew.
-    `complete`: all interfaces say how they are bound. KubeVirt fills in what a VirtualMachine leaves open only in the
-    instance.
+    `created`: RFC 3339. `complete`: all interfaces say how they are bound; what a VirtualMachine leaves open, KubeVirt
+    fills in in the instance only.
     """
 
     key: str
@@ -63,6 +63,7 @@ class Machine:
     annotations: Mapping[str, str]
     written: Mapping[str, Attachment]
     complete: bool
+    created: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ def _machine(
         annotations=metadata.annotations,
         written=_written(metadata.annotations.get(VM_NETWORKS)),
         complete=complete,
+        created=metadata.creation_timestamp or "",
     )
 
 
