@@ -5,7 +5,6 @@ came, went or grew; on a long beat the emulated side is compared as well.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -94,10 +93,10 @@ class Monitor:
     async def _look(self, *, full: bool) -> bool:
         changed = await self._notified()
         for method in ("bdev_nvme_get_controllers", "nvmf_get_subsystems")[: 2 if full else 1]:
-            digest = hashlib.blake2b(await self._session.text(method), digest_size=16).digest()
-            if self._last.get(method) not in (None, digest):
+            answer = await self._session.text(method)
+            if self._last.get(method) not in (None, answer):
                 changed = True
-            self._last[method] = digest
+            self._last[method] = answer
         return changed
 
     async def _notified(self) -> bool:

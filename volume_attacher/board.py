@@ -6,8 +6,8 @@ from typing import Final
 
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
 
-# Seconds for which changes are gathered: an attachment has several within a moment.
-_MOMENT: Final = 0.02
+# Seconds for which changes are gathered: a volume that is attached or detached has several within a moment.
+_MOMENT: Final = 0.1
 
 
 class Board:

@@ -23,6 +23,8 @@ from foundation.kube.reflector import Reflector
 _log = logging.getLogger(__name__)
 HOST_LABEL: Final = "dpu-offload.io/host-node"
 _CALL_SECONDS: Final = 60.0
+# For which changes are gathered: each comparison looks at all volumes.
+_BURST_SECONDS: Final = 0.05
 
 
 class Convergence:
@@ -91,6 +93,7 @@ class Convergence:
             try:
                 async with asyncio.timeout(self._pause()):
                     await self._wake.wait()
+                await asyncio.sleep(_BURST_SECONDS)
             except TimeoutError:
                 continue
             finally:

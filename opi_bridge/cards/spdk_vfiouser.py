@@ -4,6 +4,7 @@ A function's socket is ``<directory>/pf<P>vf<V>/cntrl``; its directory is there 
 also over a restart of SPDK. Facts this rests on (SPDK 26.05): the directory must exist; a
 socket left by a killed process makes add_listener fail; a second subsystem may listen in a used directory, which breaks
 both; the host's NQN on such a socket is empty, so only allow_any_host lets it in. The socket's directory is the guard.
+Sockets lie on a tmpfs, so that making and removing their directories waits for no disk: a thread would only cost more.
 """
 
 import asyncio
@@ -45,15 +46,16 @@ class SpdkVfioUserCard(SpdkNvmfCard):
         # When the last namespace of a subsystem was taken from its host; -inf: it had none.
         self._removed: dict[str, float] = {}
         self._plug = plug
+        self._capabilities = Capabilities(
+            card="spdk_vfiouser",
+            hotplug=plug is not None,
+            vuid=any(function.vuid for function in functions),
+            fabrics=True,
+        )
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            card="spdk_vfiouser",
-            hotplug=self._plug is not None,
-            vuid=any(function.vuid for function in self._functions.values()),
-            fabrics=True,
-        )
+        return self._capabilities
 
     def listen_address(self, slot: Slot) -> dict[str, str]:
         return {"trtype": VFIOUSER, "traddr": str(self._place(slot)), "trsvcid": "0"}
@@ -69,17 +71,17 @@ class SpdkVfioUserCard(SpdkNvmfCard):
 
     async def before_listening(self, slot: Slot) -> None:
         socket = self._place(slot) / "cntrl"
-        if await asyncio.to_thread(_make_place, socket):
+        if _make_place(socket):
             # Somebody's socket is in the way. It is stale only if a fresh look finds nobody listening.
             for subsystem in await self._fresh_look():
                 if subsystem.controller(slot) is not None:
                     raise AlreadyExists(f"function {slot} carries a controller of subsystem {subsystem.nqn} already")
-            await asyncio.to_thread(socket.unlink, missing_ok=True)
+            socket.unlink(missing_ok=True)
 
     async def after_listening(self, slot: Slot) -> None:
         if self._plug is not None:
             await self._plug.remove(slot)
-        await asyncio.to_thread(_clear_place, self._place(slot) / "cntrl")
+        _clear_place(self._place(slot) / "cntrl")
 
     async def expose(self, controller: Controller) -> None:
         if self._plug is not None and isinstance(controller.endpoint, Slot):
