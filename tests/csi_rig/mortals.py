@@ -160,7 +160,7 @@ def nursery(directory: Path) -> Any:
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, _HERE / "deeds.c", "-ldl"], check=True)
     deeds = Deeds(directory)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.csi_rig.nursery"],
+        [sys.executable, "-m", "tests.csi_rig.nursery", "csi-controller", "csi-node-host"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "LD_PRELOAD": str(library), "DEEDS": str(deeds.path)},

@@ -1,20 +1,26 @@
 """A process that has everything imported, and bears daemons by fork: a killed one is replaced in a tenth of a second.
 
-Run as a program, with one JSON line on standard input for each daemon; it answers with the daemon's pid. It never
-starts gRPC itself, since a process with gRPC must not fork. Daemons that end are reaped by the kernel.
+Run as a program with the daemons' names as arguments, then with one JSON line on standard input for each daemon; it
+answers with the daemon's pid. It never starts gRPC itself, since a process with gRPC must not fork. Daemons that end
+are reaped by the kernel.
 """
 
 import ctypes
+import importlib
 import json
 import os
 import signal
 import sys
 
-import csi.controller.app
-import csi.node_host.app
-
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-MAINS = {"csi-controller": csi.controller.app.main, "csi-node-host": csi.node_host.app.main}
+MODULES = {
+    "csi-controller": "csi.controller.app",
+    "csi-node-host": "csi.node_host.app",
+    "csi-node-dpu": "csi.node_dpu.app",
+    "volume-attacher": "volume_attacher.app",
+    "opi-bridge": "opi_bridge.app",
+}
+MAINS = {name: importlib.import_module(MODULES[name]).main for name in sys.argv[1:]}
 
 
 def bear(order: dict[str, str]) -> int:

@@ -93,14 +93,13 @@ class Plant:
         return CsiControllerConfig(**{**settings, **more})
 
     def node_config(self, host: str, **more: Any) -> CsiNodeHostConfig:
-        dpu = self.dpus[host]
         settings: dict[str, Any] = {
             "http": "",
             "socket": str(self.directory / f"{host}.sock"),
             "node_name": host,
             "kubeconfig": str(self.kubeconfig),
-            "sysfs_root": str(dpu.sysfs),
-            "dev_root": str(dpu.devices),
+            "sysfs_root": str(self.directory / host / "sys"),
+            "dev_root": str(self.directory / host / "dev"),
             "state_directory": str(self.directory / host / "state"),
             "physical_functions": {"0": PHYSICAL},
             "disk_seconds": 20.0,
@@ -180,7 +179,7 @@ class Plant:
         self, volume: csi_pb2.Volume, host: str, context: Mapping[str, str], *, limits: str = "", name: str = ""
     ) -> None:
         """The objects which Kubernetes has of an attached volume."""
-        name, attachment = name or _persistent_name(volume), self.attachment_name(volume, host)
+        name, attachment = name or persistent_name(volume), self.attachment_name(volume, host)
         spec: dict[str, Any] = {
             "capacity": {"storage": str(volume.capacity_bytes)},
             "accessModes": ["ReadWriteOnce"],
@@ -204,7 +203,7 @@ class Plant:
         await self.kube.merge_patch(VOLUME_ATTACHMENTS, attachment, "", status, subresource="status")
 
     def attachment_name(self, volume: csi_pb2.Volume, host: str) -> str:
-        return f"{_persistent_name(volume)}.{host}"
+        return f"{persistent_name(volume)}.{host}"
 
     def staging(self, host: str, volume: csi_pb2.Volume) -> str:
         return str(self.directory / host / "staging" / volume.volume_id.partition(":")[2])
@@ -267,7 +266,7 @@ class Plant:
         await self.nodes[host].NodeUnstageVolume(request)
 
 
-def _persistent_name(volume: csi_pb2.Volume) -> str:
+def persistent_name(volume: csi_pb2.Volume) -> str:
     return f"pv-{volume.volume_id.rpartition('.')[2]}"
 
 

@@ -1,27 +1,19 @@
-"""A migrating machine's disk: on two DPUs at once, then on one, whoever dies; grown, plugged and passed through."""
+"""A migrating machine's disk: on two DPUs at once, then on one, whoever dies; grown, plugged in and passed through."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
-import msgspec
 import pytest
-import yaml
 
-from benchmarks import report
 from csi import identity
-from dpu_offload_stubs.csi import csi_pb2, csi_pb2_grpc
-from foundation.daemon.serving import dial
+from dpu_offload_stubs.csi import csi_pb2
 from foundation.spdk.client import SpdkClient
 from foundation.spdk.methods import nvmf
 from lab.certificates import Authority
@@ -32,7 +24,6 @@ from tests.csi_rig.target import Target
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 SHARED = block_capability(Mode.MULTI_NODE_MULTI_WRITER)
 SOURCE, TARGET = "source", "target"
-COUNTED: set[str] = set()
 
 
 @pytest.fixture(scope="module")
@@ -190,87 +181,3 @@ async def test_a_function_of_its_own_excludes_live_migration_from_the_beginning(
         await running.publish(volume, TARGET, SHARED)
     assert "excludes live migration" in str(refused.value.details())
     assert await writers(running, volume) == {SOURCE}
-
-
-class Mortal:
-    """csi-controller as a process that can be killed."""
-
-    def __init__(self, built: Plant) -> None:
-        self._plant, self._config = built, built.controller_config()
-        self._path = built.directory / "controller.yaml"
-        self._path.write_text(yaml.safe_dump(msgspec.to_builtins(self._config)))
-        self._process: subprocess.Popen[bytes] | None = None
-        self._channel: grpc.aio.Channel | None = None
-
-    async def start(self) -> None:
-        command = [str(Path(sys.executable).parent / "csi-controller"), "--config", str(self._path)]
-        with (self._plant.directory / "controller.log").open("ab") as log:
-            self._process = await asyncio.to_thread(subprocess.Popen, command, stdout=log, stderr=log)
-        self._channel = dial(f"unix:{self._config.socket}", name="csi-controller", deadline=20)
-        self._plant.take(self._channel)
-        stub = csi_pb2_grpc.IdentityStub(self._channel)
-        async with asyncio.timeout(40):
-            while True:
-                try:
-                    if (await stub.Probe(csi_pb2.ProbeRequest())).ready.value:
-                        return
-                except grpc.aio.AioRpcError:
-                    await asyncio.sleep(0.05)
-
-    async def end(self, number: int) -> None:
-        """Ends the process; calls that it had in hand fail."""
-        assert self._process is not None
-        self._process.send_signal(number)
-        await asyncio.to_thread(self._process.wait, 10)
-
-    async def hang_up(self) -> None:
-        assert self._channel is not None
-        await self._channel.close()
-
-
-async def killed_in_it(built: Plant, mortal: Mortal, host: str, work: Callable[[], Awaitable[Any]]) -> None:
-    """Kills csi-controller while `work` waits for a DPU, starts it again, and has it done as a side-car would."""
-    dpu = built.dpus[host]
-    calls, gate = len(dpu.calls), asyncio.Event()
-    dpu.faults.gate = gate
-    first = asyncio.ensure_future(work())
-    async with asyncio.timeout(30):
-        while len(dpu.calls) == calls:
-            await asyncio.sleep(0.01)
-    await mortal.end(signal.SIGKILL)
-    await asyncio.wait({first})
-    await mortal.hang_up()
-    assert isinstance(first.exception(), grpc.aio.AioRpcError)
-    gate.set()
-    dpu.faults.gate = None
-    await mortal.start()
-    async with asyncio.timeout(40):
-        while True:
-            try:
-                await work()
-            except grpc.aio.AioRpcError:
-                await asyncio.sleep(0.05)
-            else:
-                return
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("succeeds", [True, False], ids=["succeeds", "fails"])
-async def test_killed_at_each_phase_of_a_migration_one_writer_is_left(two: Plant, succeeds: bool) -> None:
-    mortal = Mortal(two)
-    await mortal.start()
-    try:
-        volume = await two.create(capability=SHARED)
-        await two.attachment(volume, SOURCE, await two.publish(volume, SOURCE, SHARED))
-        await killed_in_it(two, mortal, TARGET, lambda: two.publish(volume, TARGET, SHARED))
-        assert await writers(two, volume) == {SOURCE, TARGET}
-        loser, winner = (SOURCE, TARGET) if succeeds else (TARGET, SOURCE)
-        await killed_in_it(two, mortal, loser, lambda: two.unpublish(volume, loser))
-        assert await writers(two, volume) == {winner}
-        assert list(two.dpus[winner].attached) == [volume.volume_id]
-        assert not two.dpus[loser].attached
-    finally:
-        await mortal.end(signal.SIGTERM)
-        await mortal.hang_up()
-    COUNTED.update((f"publish {succeeds}", f"unpublish {succeeds}"))
-    report.merge("faults.json", {"migration of a disk": {"points": len(COUNTED), "clean": len(COUNTED)}})

@@ -1,0 +1,186 @@
+"""A machine's disk while it migrates, with every daemon as a process: killed in each phase, cut off, grown, plugged."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import report
+from lab.certificates import Authority
+from lab.hardware import loops
+from tests.csi_rig.estate import CONTROLLER, DPU_DAEMONS, HOST_DAEMONS, Estate, estate, nursery
+from tests.csi_rig.machine import Machine
+from tests.csi_rig.plant import plant
+from tests.csi_rig.scene import Scene
+from tests.csi_rig.target import Target
+from tests.dpu_rig.rig import Pair
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+SOURCE, TARGET = "source", "target"
+# What a DPU's SPDK is asked for, of which one reply is kept back while somebody is killed.
+ATTACH = (
+    "bdev_null_create",
+    "nvmf_create_subsystem",
+    "bdev_nvme_attach_controller",
+    "nvmf_subsystem_add_ns",
+    "nvmf_subsystem_allow_any_host",
+    "nvmf_subsystem_add_listener",
+)
+DETACH = (
+    "nvmf_subsystem_remove_ns",
+    "nvmf_subsystem_remove_listener",
+    "nvmf_delete_subsystem",
+    "bdev_nvme_detach_controller",
+    "bdev_null_delete",
+)
+SPDK, STORAGE = "SPDK", "storage"
+# Named as daemons are; SPDK of a DPU and the storage's own die as well.
+VICTIMS: dict[str, tuple[str, ...]] = {
+    CONTROLLER: (CONTROLLER,),
+    **{f"{host}/{kind}": (f"{host}/{kind}",) for host in (SOURCE, TARGET) for kind in (*HOST_DAEMONS, SPDK)},
+    **{f"{host}/DPU": tuple(f"{host}/{kind}" for kind in (SPDK, *DPU_DAEMONS)) for host in (SOURCE, TARGET)},
+    STORAGE: (STORAGE,),
+}
+
+
+@pytest.fixture(scope="module")
+def hardware() -> Iterator[tuple[Target, Pair, Pair]]:
+    """The storage, and what belongs to either host."""
+    with tempfile.TemporaryDirectory(prefix="kv-", dir="/tmp") as name:
+        directory = Path(name)
+        target = Target(directory, size=4 << 30)
+        pairs = [Pair(directory / host) for host in (SOURCE, TARGET)]
+        for host in (SOURCE, TARGET):
+            (directory / host).mkdir()
+        asyncio.run(target.start())
+        yield target, pairs[0], pairs[1]
+        for pair in pairs:
+            pair.end()
+        asyncio.run(_cleared(target))
+
+
+async def _cleared(target: Target) -> None:
+    await target.stop()
+    for device in await loops.below(target.file.parent):
+        await loops.detach(device)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="module")
+def bearer() -> Iterator[subprocess.Popen[bytes]]:
+    with nursery() as process:
+        yield process
+
+
+@pytest.fixture
+async def two(
+    hardware: tuple[Target, Pair, Pair], authority: Authority, bearer: subprocess.Popen[bytes]
+) -> AsyncIterator[Estate]:
+    target, *pairs = hardware
+    await target.empty()
+    with tempfile.TemporaryDirectory(prefix="kv-", dir="/tmp") as name:
+        async with (
+            plant(Path(name), target, authority) as built,
+            estate(built, bearer, list(zip((SOURCE, TARGET), pairs, strict=True))) as running,
+        ):
+            yield running
+
+
+@pytest.fixture
+async def scene(two: Estate) -> AsyncIterator[Scene]:
+    built = Scene(two, await two.create())
+    yield built
+    built.close()
+
+
+class Strikes:
+    """Kills `victim` again and again; its parts are started anew at once."""
+
+    def __init__(self, estate: Estate, victim: str) -> None:
+        self.victim = victim
+        self.points = 0
+        # Which reply is kept back; another one for each victim and migration.
+        self.turn = list(VICTIMS).index(victim)
+        self._estate = estate
+
+    async def strike(self) -> None:
+        self.points += 1
+        parts = VICTIMS[self.victim]
+        daemons = [part for part in parts if part != STORAGE and not part.endswith(f"/{SPDK}")]
+        await self._estate.kill(*daemons)
+        for part in parts:
+            if part == STORAGE:
+                await self._estate.plant.target.restart()
+            elif part.endswith(f"/{SPDK}"):
+                await self._estate.hosts[part.partition("/")[0]].restart_spdk()
+        await self._estate.start(*daemons)
+
+    async def amid(self, host: str, method: str, work: Awaitable[Any]) -> Any:
+        """When the SPDK of that host's DPU has carried out `method`, of which nobody has seen the reply."""
+        running = asyncio.ensure_future(work)
+        async with self._estate.hosts[host].dpu.held(method) as came:
+            await came
+            await self.strike()
+        return await running
+
+    async def during(self, work: Awaitable[Any]) -> Any:
+        """At some moment of it."""
+        running = asyncio.ensure_future(work)
+        await asyncio.sleep(0.004 * (self.turn % 8))
+        await self.strike()
+        return await running
+
+
+async def moved(scene: Scene, strikes: Strikes, here: Machine, hosts: tuple[str, str], *, succeeds: bool) -> Machine:
+    """A migration between `hosts` with a kill in each of its phases; returns the machine that is left."""
+    estate, volume, (source, target) = scene.estate, scene.volume, hosts
+    card = estate.hosts[target].card
+    card.open.clear()
+    context = await strikes.amid(target, ATTACH[strikes.turn % len(ATTACH)], estate.publish(volume, target))
+    await scene.write(here)
+    staging = asyncio.ensure_future(estate.mount(volume, target, context))
+    await asyncio.sleep(0.05)
+    await strikes.strike()
+    card.open.set()
+    there = scene.machine(target, await staging)
+    await strikes.strike()
+    await scene.write(here)
+    assert there.read() == scene.written
+    await scene.only(source, target)
+    winner, loser, host = (there, here, source) if succeeds else (here, there, target)
+    await scene.write(winner)
+    await strikes.during(estate.unmount(volume, host))
+    await scene.only(source, target)
+    await strikes.amid(host, DETACH[strikes.turn % len(DETACH)], estate.unpublish(volume, host))
+    late = asyncio.ensure_future(loser.loses(b"late"))
+    await scene.write(winner)
+    await scene.only(target if succeeds else source)
+    assert await late
+    assert winner.read() == scene.written
+    strikes.turn += 1
+    return winner
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("victim", VICTIMS)
+async def test_killed_in_each_phase_of_migrations_one_writer_is_left(scene: Scene, victim: str) -> None:
+    strikes, walk = Strikes(scene.estate, victim), f"migration of a disk, SIGKILL of {victim}"
+    machine = scene.machine(SOURCE, await scene.estate.attach(scene.volume, SOURCE))
+    clean = 0
+    for hosts, succeeds in (((SOURCE, TARGET), False), ((SOURCE, TARGET), True), ((TARGET, SOURCE), True)):
+        report.merge("faults.json", {walk: {"points": strikes.points + 5, "clean": clean}})
+        machine = await moved(scene, strikes, machine, hosts, succeeds=succeeds)
+        clean = strikes.points
+    await scene.estate.detach(scene.volume, SOURCE)
+    await scene.only()
+    report.merge("faults.json", {walk: {"points": strikes.points, "clean": clean}})
