@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
 from cni.controller.addresses.pool import Assignment, Pool
 from cni.controller.addresses.subnets import pick
-from cni.controller.errors import InvalidNetwork, NetworkMissing, Refused
+from cni.controller.errors import AddressConflict, InvalidNetwork, NetworkMissing, Refused
 from cni.controller.model.addressing import IPNetwork, mac_of
 from cni.controller.model.network import SELECTION, Claim, Network, Wish, wishes
 from cni.controller.model.pod import Pod
@@ -32,6 +32,9 @@ class Networks:
         self._pods: dict[str, Pod] = {}
         self._pods_of: dict[str, set[str]] = {}
         self._claims: dict[str, Claim] = {}
+        self._users: dict[str, dict[str, str]] = {}
+        """Of each claim: the pods that refer to it, with the machine (or pod) that they are for."""
+        self._claimants: dict[str, str] = {}
         self._of_machine: dict[str, dict[str, Assignment]] = {}
 
     def put_network(self, key: str, network: Network | Refused | None) -> dict[Owner, None]:
@@ -63,21 +66,42 @@ class Networks:
     def put_claim(self, key: str, claim: Claim | None) -> dict[Owner, None]:
         """An IPAMClaim that came, changed (or went: None). It holds its addresses while no pod uses them, too."""
         self._claims.pop(key, None)
-        if claim is None:
-            for pool in self._pools.values():
-                if pool.release(_claim_holder(key)):
-                    self._on_change(pool.token)
-        else:
+        if claim is not None:
             self._claims[key] = claim
             for (network, _), pool in self._pools.items():
                 self._keep_claim(key, claim, self._networks[network], pool)
+        elif key not in self._users:
+            self._release_claim(key)
         self._on_change(("claim", key))
-        return {}
+        return dict.fromkeys(map(pod_owner, self._users.get(key, ())))
+
+    def _release_claim(self, key: str) -> None:
+        for pool in self._pools.values():
+            if pool.release(_claim_holder(key)):
+                self._on_change(pool.token)
+
+    def _use(self, pod: Pod, wish: Wish) -> None:
+        self._users.setdefault(wish.claim, {})[pod.key] = _user(pod)
+
+    def _leave(self, pod: Pod, wish: Wish) -> None:
+        """A pod does not refer to a claim any more. One that was deleted meanwhile is over with its last pod."""
+        users = self._users.get(wish.claim, {})
+        users.pop(pod.key, None)
+        if self._claimants.get(wish.claim) not in users.values():
+            self._claimants.pop(wish.claim, None)
+            self._on_change(("claim", wish.claim))
+        if not users:
+            self._users.pop(wish.claim, None)
+            if wish.claim not in self._claims:
+                self._release_claim(wish.claim)
 
     @staticmethod
     def _keep_claim(key: str, claim: Claim, network: Network | Refused, pool: Pool) -> None:
         if isinstance(network, Network) and network.title == claim.network and claim.ips:
-            mac = mac_of(ipaddress.ip_interface(claim.ips[0]).ip)
+            try:
+                mac = mac_of(ipaddress.ip_interface(claim.ips[0]).ip)
+            except ValueError:
+                return  # its next use writes what is right
             pool.claim(_claim_holder(key), Assignment(claim.ips, mac))
 
     def keep(self, machine: str, part: str, previous: Assignment) -> None:
@@ -131,12 +155,32 @@ class Networks:
                 return node
         return pod.node
 
-    def claim_of(self, wish: Wish) -> Claim:
-        """The claim an attachment refers to. Raises NetworkMissing."""
-        found = self._claims.get(wish.claim)
-        if found is None:
-            raise NetworkMissing(f"there is no IPAMClaim {wish.claim}: create it", waits_for=("claim", wish.claim))
-        return found
+    def claimed(self, key: str) -> tuple[str, ...] | None:
+        """The addresses that a claim names; None when there is no such claim."""
+        found = self._claims.get(key)
+        return found.ips if found is not None else None
+
+    def _take(self, pod: Pod, wish: Wish, network: Network, pool: Pool) -> None:
+        """Makes a pod, or its machine, the one that uses a claim. Raises NetworkMissing, AddressConflict."""
+        claim, holder = self._claims.get(wish.claim), _claim_holder(wish.claim)
+        token = ("claim", wish.claim)
+        if claim is None and pool.held(holder) is None:
+            raise NetworkMissing(f"there is no IPAMClaim {wish.claim}: create it", waits_for=token)
+        if claim is not None and claim.network != network.title:
+            raise NetworkMissing(
+                f"IPAMClaim {wish.claim} is for network {claim.network!r}, not for {network.title!r}: refer to another",
+                waits_for=token,
+            )
+        claimant = self._claimants.setdefault(wish.claim, _user(pod))
+        if claimant != _user(pod):
+            raise AddressConflict(f"IPAMClaim {wish.claim} is in use by {claimant}: refer to another", waits_for=token)
+        if pod.machine and pool.held(holder) is None:
+            # What the machine had itself goes over to the claim.
+            own = machine_holder(pod.machine, wish.key)
+            held = pool.held(own)
+            if held is not None:
+                pool.release(own)
+                pool.claim(holder, held, partly=True)
 
     def get(self, key: str) -> Network | Refused | None:
         """A network as it was put."""
@@ -159,14 +203,20 @@ class Networks:
             if wanted:
                 self._pods[key], self._wishes[key] = pod, wanted
         keys = {each.network for each in wanted} if isinstance(wanted, tuple) else set()
-        for wish in before if isinstance(before, tuple) else ():
-            if pod is None or old is None or pod.uid != old.uid or wish.network not in keys:
-                self._release(old, wish)
-            self._pods_of.get(wish.network, set()).discard(key)
+        if old is not None and isinstance(before, tuple):
+            claims = {each.claim for each in wanted} if isinstance(wanted, tuple) else set()
+            for wish in before:
+                if wish.claim and wish.claim not in claims:
+                    self._leave(old, wish)
+                if pod is None or pod.uid != old.uid or wish.network not in keys:
+                    self._release(old, wish)
+                self._pods_of.get(wish.network, set()).discard(key)
         for each in keys:
             self._pods_of.setdefault(each, set()).add(key)
         if pod is not None and isinstance(wanted, tuple):
             for wish in wanted:
+                if wish.claim:
+                    self._use(pod, wish)
                 self._claim(pod, wish)
 
     def drop_node(self, node: str) -> dict[Owner, None]:
@@ -207,8 +257,6 @@ class Networks:
         Raises NetworkMissing, InvalidAddressRequest, AddressConflict, AddressesExhausted.
         """
         network = self.network_of(wish)
-        if wish.claim:
-            self.claim_of(wish)
         touched: tuple[Owner, ...] = ()
         node = pod.node if network.topology == "layer3" else ""
         pool = self._pools.get((network.key, node))
@@ -220,6 +268,8 @@ class Networks:
             ]
             pool = self._renew(network, node, tuple(given))
             touched = (rows.owner(network.key),)
+        if wish.claim:
+            self._take(pod, wish, network, pool)
         holder = _holder(pod, wish)
         assignment = pool.assign(holder, seed=f"{pod.key} {wish.key}", request=wish.request)
         if wish.request.mac:
@@ -257,12 +307,15 @@ class Networks:
 
     def _claim(self, pod: Pod, wish: Wish) -> None:
         written, pool = pod.written().get(wish.key), self._pool(pod, wish)
-        if written is not None and pool is not None:
-            pool.claim(_holder(pod, wish), Assignment(written.ips, written.mac), partly=True)
+        if written is None or pool is None:
+            return
+        if wish.claim and self._claimants.setdefault(wish.claim, _user(pod)) != _user(pod):
+            return
+        pool.claim(_holder(pod, wish), Assignment(written.ips, written.mac), partly=True)
 
-    def _release(self, pod: Pod | None, wish: Wish) -> None:
-        pool = self._pool(pod, wish) if pod is not None else None
-        if pod is None or pool is None or wish.claim or pod.machine:
+    def _release(self, pod: Pod, wish: Wish) -> None:
+        pool = self._pool(pod, wish)
+        if pool is None or wish.claim or pod.machine:
             return  # what a claim or a machine has, it keeps
         if pool.release(_holder(pod, wish)):
             self._on_change(pool.token)
@@ -282,6 +335,11 @@ def _holder(pod: Pod, wish: Wish) -> str:
     if wish.claim:
         return _claim_holder(wish.claim)
     return machine_holder(pod.machine, wish.key) if pod.machine else f"{pod.uid} {wish.key}"
+
+
+def _user(pod: Pod) -> str:
+    """Who uses a pod's claim, as people say it."""
+    return f"virtual machine {pod.machine}" if pod.machine else f"pod {pod.key}"
 
 
 def _claim_holder(key: str) -> str:

@@ -332,7 +332,7 @@ class Translators:
         network = networks.network_of(wish)
         assignment, touched = networks.assign(pod, wish)
         self._touch(touched)
-        if wish.claim and assignment.ips and networks.claim_of(wish).ips != assignment.ips:
+        if wish.claim and assignment.ips and networks.claimed(wish.claim) not in (None, assignment.ips):
             self._keep(wish.claim, assignment.ips)
         gateways: tuple[str, ...] = ()
         routes: tuple[Route, ...] = ()

@@ -117,14 +117,17 @@ class _Work:
         self.attachments: dict[str, Attachment] = {}
         self.problems: list[Refused] = []
         self._refused: set[str] = set()
+        self._claimed: set[str] = set()
         self._unreadable = False
 
     def kept(self) -> dict[str, Attachment]:
-        """What the machine keeps: what it has now, and what it had where it cannot be served at present."""
+        """What the machine keeps: what it has now, and what it had where it cannot be served at present; but what an
+        IPAMClaim keeps for it is the claim's."""
         durable = self._world.machines.durable(self._machine.key)
         had = durable.written if durable is not None else {}
         refused = had.keys() if self._unreadable else self._refused
-        return {**{part: had[part] for part in had if part in refused}, **self.attachments}
+        has = {part: each for part, each in self.attachments.items() if part not in self._claimed}
+        return {**{part: had[part] for part in had if part in refused}, **has}
 
     def default(self) -> None:
         """The default network."""
@@ -178,6 +181,8 @@ class _Work:
                 self._refused.add(key)
 
     def _secondary(self, key: str, wish: Wish) -> None:
+        if wish.claim:
+            self._claimed.add(key)
         nic = self._nic(key)
         if nic.mac and not wish.request.mac:
             wish = dataclasses.replace(wish, request=AddressRequest(wish.request.ips, nic.mac))

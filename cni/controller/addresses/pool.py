@@ -130,12 +130,15 @@ class Pool:
 
     def taken(self, previous: Assignment) -> bool:
         """Whether somebody has one of these addresses, or the MAC."""
-        for text in previous.ips:
-            address = ipaddress.ip_interface(text).ip
-            subnet = self._subnets.get(address.version)
-            if subnet is not None and address in subnet.network and subnet.offset(address) in subnet.holders:
-                return True
-        return previous.mac in self._macs
+        try:
+            addresses = [ipaddress.ip_interface(text).ip for text in previous.ips]
+        except ValueError:
+            return False
+        subnets = ((address, self._subnets.get(address.version)) for address in addresses)
+        return previous.mac in self._macs or any(
+            subnet is not None and address in subnet.network and subnet.offset(address) in subnet.holders
+            for address, subnet in subnets
+        )
 
     def extended(self, holder: str, *, seed: str) -> Assignment:
         """What a holder has, with an address of each family that it has none of yet, as far as there are free ones."""
