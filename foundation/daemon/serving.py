@@ -47,7 +47,7 @@ def make_server(
             # A second server on a port must fail, not share its connections.
             ("grpc.so_reuseport", 0),
             # Our clients ping every 10 s, also between calls (dialling.py).
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
