@@ -214,9 +214,8 @@ class Adding:
 
     async def _examined(self, draft: Attachment, device: Device, namespace: NetworkNamespace) -> Attachment:
         """The draft with what must be restored one day. Raises DeviceInUse, InterfaceTaken."""
-        if device.kind == "vfio":
-            return draft
-        await self._container.free_name(namespace, draft.ifname)
+        if device.kind != "vfio":
+            await self._container.free_name(namespace, draft.ifname)
         original = await self._container.examine(device)
         if original is None:
             raise DeviceInUse(

@@ -30,11 +30,12 @@ Phase = Literal["adding", "ready", "deleting"]
 
 
 class Original(msgspec.Struct, frozen=True):
-    """How a function's netdev looked before the pod got it. `admin_mac` is what the PF had set for the VF."""
+    """How a function's netdev looked before the pod got it; one on vfio-pci has none. `admin_mac` is what the PF had
+    set for the VF."""
 
-    name: str
-    mac: str
-    mtu: int
+    name: str = ""
+    mac: str = ""
+    mtu: int = 0
     altnames: tuple[str, ...] = ()
     admin_mac: str = ""
 

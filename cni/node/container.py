@@ -43,16 +43,17 @@ class ContainerSide:
         events.subscribe(self._note, on_loss=lambda: None)
 
     async def examine(self, device: Device) -> Original | None:
-        """How a function's netdev is now, to be restored later; None for one without a netdev."""
-        if not device.netdev:
+        """How a function is now, to be restored later; None for one that lacks its netdev."""
+        if not device.netdev and device.kind != "vfio":
             return None
 
         def look(netlink: IPRoute) -> Original | None:
-            link = links.find(netlink, name=device.netdev)
-            if link is None:
-                return None
             pf = links.find(netlink, name=device.pf_netdev) if device.pf_netdev else None
-            return links.original_of(netlink, link, pf_index=pf.index if pf else 0, vf=device.function.vf)
+            admin = links.admin_mac(netlink, pf.index, device.function.vf) if pf is not None else ""
+            if not device.netdev:
+                return Original(admin_mac=admin)
+            link = links.find(netlink, name=device.netdev)
+            return Original(link.name, link.mac, link.mtu, link.altnames, admin) if link is not None else None
 
         return await self._node.run(look)
 

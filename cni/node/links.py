@@ -134,11 +134,6 @@ def change(netlink: IPRoute, index: int, what: str, **attributes: Any) -> None:
         netlink.link("set", index=index, **attributes)
 
 
-def original_of(netlink: IPRoute, link: Link, *, pf_index: int = 0, vf: int = -1) -> Original:
-    admin = admin_mac(netlink, pf_index, vf) if pf_index and vf >= 0 else ""
-    return Original(link.name, link.mac, link.mtu, link.altnames, admin)
-
-
 def admin_mac(netlink: IPRoute, pf_index: int, vf: int) -> str:
     """The MAC that a physical function holds for one of its VFs; "" when its driver shows none."""
     with refusing(f"show the VFs of link {pf_index}"):
