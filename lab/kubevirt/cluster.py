@@ -69,11 +69,15 @@ class Machine:
         await self._client.delete(VIRTUAL_MACHINE_INSTANCES, self.name, self.namespace)
         self.pod = None
 
+    async def edit(self, template: Mapping[str, Any]) -> None:
+        """Its author has another template: what the next start takes."""
+        self._body = {**self._body, "spec": {**self._body["spec"], "template": template}}
+        await self._client.merge_patch(VIRTUAL_MACHINES, self.name, self.namespace, {"spec": {"template": template}})
+
     async def replug(self, template: Mapping[str, Any]) -> Pod:
         """Its author has other interfaces in the template: KubeVirt takes them over, down to the running pod."""
         assert self.pod is not None
-        self._body = {**self._body, "spec": {**self._body["spec"], "template": template}}
-        await self._client.merge_patch(VIRTUAL_MACHINES, self.name, self.namespace, {"spec": {"template": template}})
+        await self.edit(template)
         spec = template["spec"]
         self._vmi = {**self._vmi, "spec": spec}
         await self._client.merge_patch(VIRTUAL_MACHINE_INSTANCES, self.name, self.namespace, {"spec": spec})

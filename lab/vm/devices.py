@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Device:
-    """What QEMU is told, and the PCI address at which the guest finds the function ("" for no function)."""
+    """What QEMU is told, and the PCI address at which the guest finds the function ("" for no function).
+
+    `descriptors` are those that the arguments speak of: QEMU inherits them.
+    """
 
     arguments: tuple[str, ...]
     address: str = ""
+    descriptors: tuple[int, ...] = ()
 
 
 def iommu() -> Device:
@@ -27,12 +31,14 @@ def root_ports(*, count: int, first: int = 1) -> Device:
     return Device(tuple(arguments))
 
 
-def igb(slot: int) -> Device:
-    """An Intel 82576 with up to eight virtual functions."""
+def igb(slot: int, *, wire: int | None = None) -> Device:
+    """An Intel 82576 with up to eight virtual functions; `wire`: an open tap, to which its cable leads."""
     network = f"wire{slot}"
+    end = f"hubport,id={network},hubid={slot}" if wire is None else f"tap,id={network},fd={wire}"
     return Device(
-        ("-netdev", f"hubport,id={network},hubid={slot}", "-device", f"igb,bus=slot{slot},netdev={network}"),
+        ("-netdev", end, "-device", f"igb,bus=slot{slot},netdev={network}"),
         f"0000:{slot:02x}:00.0",
+        () if wire is None else (wire,),
     )
 
 
@@ -56,6 +62,11 @@ def nvme(slot: int, *, serial: str, size: int, uuid: str = "", subsystem: str = 
         ),
         f"0000:{slot:02x}:00.0",
     )
+
+
+def loopback() -> Device:
+    """A virtio card in a network of QEMU's own, 10.0.2.0/24, where 10.0.2.2 is the machine's loopback address."""
+    return Device(("-netdev", "user,id=loopback,ipv6=off", "-device", "virtio-net-pci,netdev=loopback,romfile="))
 
 
 def tap(name: str, *, mac: str) -> Device:

@@ -196,6 +196,7 @@ class Guest:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=[descriptor for device in self._devices for descriptor in device.descriptors],
             )
         async with asyncio.timeout(_START_SECONDS):
             self._channel = await self._connected()

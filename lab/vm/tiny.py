@@ -43,6 +43,7 @@ class TinyGuest:
     `script` is for busybox' sh; `lease NAME` in it gets an address by DHCP and says `lab: NAME ADDRESS/PREFIX`; after
     its last line comes `lab: end`. `drivers` are modules to load before it. `netns` is where QEMU opens its taps.
     `frozen` is a file of `freeze`, by a guest that was told the same: this one goes on from there, in no time.
+    `accelerator` is QEMU's; within `lab/vm/guest.py`, whose emulated processor can virtualize, `kvm` is much faster.
     """
 
     qmp: Qmp
@@ -58,6 +59,7 @@ class TinyGuest:
         netns: str = "",
         memory: int = 192,
         frozen: Path | None = None,
+        accelerator: str = "tcg",
     ) -> None:
         self._unpacked = unpacked
         self._kernel = kernel
@@ -67,6 +69,7 @@ class TinyGuest:
         self._netns = netns
         self._memory = memory
         self._frozen = frozen
+        self._accelerator = accelerator
         self._process: asyncio.subprocess.Process | None = None
         self._told: list[str] = []
         self._console: list[str] = []
@@ -188,7 +191,7 @@ class TinyGuest:
         return [
             *(("ip", "netns", "exec", self._netns) if self._netns else ()),
             *self._unpacked.emulator,
-            *("-accel", "tcg", "-cpu", "qemu64", "-M", "q35", "-m", str(self._memory), "-smp", "1"),
+            *("-accel", self._accelerator, "-cpu", "qemu64", "-M", "q35", "-m", str(self._memory), "-smp", "1"),
             *("-display", "none", "-nodefaults", "-serial", "stdio", "-no-reboot"),
             *("-kernel", str(self._kernel), "-initrd", str(image)),
             *("-append", "console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 random.trust_cpu=on"),

@@ -2,8 +2,9 @@
 
 The nodes are the lab's: a plain one, where the pod has a veth pair, and a host with a DPU, where it has a virtual
 function whose representor is on the DPU's switch. QEMU's tap hangs on a bridge with that interface in the pod, as
-KubeVirt's bridge binding has it. (A lab's function is a veth, which vfio-pci cannot take; tests/vm/test_preparation.py
-and test_disks.py bind real ones.) The disk is a raw block claim by csi-controller and csi-node-host.
+KubeVirt's bridge binding has it. A lab's function is a veth, which vfio-pci cannot take: for a function that is in the
+machine itself, the host is a guest with an emulated card (tests/vm/hypervisor.py). The disk is a raw block claim by
+csi-controller and csi-node-host.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -30,6 +32,8 @@ from tests.csi_rig.target import Target
 from tests.kubevirt.rig import Rig
 from tests.kubevirt.walks import body
 from tests.node.stage import DEFAULT, HOST
+from tests.vm.hypervisor import Hypervisor, hypervisor
+from tests.vm.inside.virtual_machine import SCRIPT, life
 
 pytestmark = [
     pytest.mark.vm,
@@ -37,15 +41,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(600),
 ]
-SECONDS = 150.0
 SHARED = block_capability(Mode.MULTI_NODE_MULTI_WRITER)
-SCRIPT = """
-lease eth0
-echo "lab: mac $(cat /sys/class/net/eth0/address)"
-word=$(dd if=/dev/vda bs=512 count=1 2>/dev/null | tr -d '\\000'); echo "lab: found ${word:-nothing}"
-echo kept > /dev/vda; sync
-ping -c 3 -w 20 GATEWAY > /dev/null && echo "lab: reached the router"
-"""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -101,17 +97,19 @@ async def boot(rig: Rig, machine: Machine, node: str, disk: str, parts: Parts) -
     given = (await rig.given(pod))["default"]
     await wire(sandbox.netns)
     cards = (devices.tap(TAP, mac=given["mac"]), devices.block(disk))
-    script = SCRIPT.replace("GATEWAY", given["gateways"][0])
-    async with TinyGuest(parts.unpacked, parts.kernel, script=script, devices=cards, netns=sandbox.netns) as guest:
-        address = await guest.says("eth0", seconds=SECONDS)
-        mac, found = [await guest.says(word, seconds=SECONDS) for word in ("mac", "found")]
-        await guest.says("reached the router", seconds=SECONDS)
-        await guest.says("end", seconds=SECONDS)
-    assert address == given["ips"][0]
-    assert mac == given["mac"]
+    async with TinyGuest(parts.unpacked, parts.kernel, script=SCRIPT, devices=cards, netns=sandbox.netns) as guest:
+        told = await life(guest)
     await rig.delete(pod)
     await machine.stop()
-    return address, mac, found
+    return same(told, given)
+
+
+def same(told: Mapping[str, str], given: Mapping[str, Any]) -> tuple[str, str, str]:
+    """A life's address, MAC and data, of which the first two are those that the pod was given."""
+    assert told["eth0"] == given["ips"][0]
+    assert told["mac"] == given["mac"]
+    assert told["reached"] == given["gateways"][0]
+    return told["eth0"], told["mac"], told["found"]
 
 
 async def test_a_machine_is_the_same_on_another_node(rig: Rig, storage: Plant) -> None:
@@ -122,6 +120,47 @@ async def test_a_machine_is_the_same_on_another_node(rig: Rig, storage: Plant) -
     for node in (DEFAULT, HOST, DEFAULT):
         async with attached(storage, volume, node) as disk:
             lives.append(await boot(rig, machine, node, disk, parts))
+    await machine.delete()
+    await storage.delete(volume)
+    assert [found for _, _, found in lives] == ["nothing", "kept", "kept"]
+    assert len({(address, mac) for address, mac, _ in lives}) == 1
+
+
+async def passed_through(rig: Rig, machine: Machine, host: Hypervisor, disk: str) -> tuple[str, str, str]:
+    """One life of the machine on a host, in which the function itself is in the guest."""
+    pod = await machine.start(HOST)
+    before = await host.function_mac()
+    sandbox = await host.add(pod)
+    given = (await rig.given(pod))["default"]
+    assert sandbox.result["interfaces"][-1]["pciID"] == host.function
+    assert await host.function_mac() == given["mac"]
+    async with host.disk(disk) as function:
+        told = await host.run(function)
+    await host.delete(sandbox)
+    await machine.stop()
+    assert await host.function_mac() == before
+    return same(told, given)
+
+
+async def test_a_machine_with_a_function_of_its_own_is_the_same_elsewhere(rig: Rig, storage: Plant) -> None:
+    parts = await Parts.prepare()
+    name = rig.name("m")
+    plain, through = body(name), body(name, sriov={})
+    through["spec"]["template"]["spec"]["networks"] = [
+        {"name": "default", "multus": {"networkName": "dpu-offload/vf", "default": True}}
+    ]
+    machine = await rig.machine(through)
+    volume = await storage.create("passed", capability=SHARED)
+    lives = []
+    async with hypervisor(rig, parts, disk=volume.capacity_bytes) as host:
+        async with attached(storage, volume, HOST) as disk:
+            lives.append(await passed_through(rig, machine, host, disk))
+        await machine.edit(plain["spec"]["template"])
+        async with attached(storage, volume, DEFAULT) as disk:
+            lives.append(await boot(rig, machine, DEFAULT, disk, parts))
+        await machine.edit(through["spec"]["template"])
+        async with attached(storage, volume, HOST) as disk:
+            lives.append(await passed_through(rig, machine, host, disk))
     await machine.delete()
     await storage.delete(volume)
     assert [found for _, _, found in lives] == ["nothing", "kept", "kept"]
