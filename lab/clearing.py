@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from pathlib import Path
 
+from csi.node_host import mounts
 from lab import processes, record
 from lab.hardware import loops
 from lab.kubelet.pods import load_record
@@ -56,12 +57,8 @@ async def clear(layout: Layout) -> None:
 
 def mounts_below(directory: Path) -> list[Path]:
     """Mount points below ``directory``, deepest first."""
-    found = []
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        point = Path(line.split()[1].encode().decode("unicode_escape"))
-        if point.is_relative_to(directory):
-            found.append(point)
-    return sorted(found, key=lambda point: len(point.parts), reverse=True)
+    below = (point for point in map(Path, (mount.point for mount in mounts.table())) if point.is_relative_to(directory))
+    return sorted(below, key=lambda point: len(point.parts), reverse=True)
 
 
 async def unmount_below(directory: Path) -> None:

@@ -64,7 +64,7 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
 def parse_mountinfo(text: str) -> list[Mount]:
     """In the kernel's order: of several mounts at one point the last is the visible one."""
     mounts: list[Mount] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # the kernel escapes no other end of a line
         left, separator, right = line.partition(" - ")
         fields, tail = left.split(" "), right.split(" ")
         if not separator or len(fields) < 6 or len(tail) < 2:
@@ -155,6 +155,6 @@ def _mount(source: str, point: str, fs_type: str, flags: int, data: str) -> None
 def _unescaped(text: str) -> str:
     if "\\" not in text:
         return text
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\043", "#"), ("\\134", "\\")):
         text = text.replace(code, character)
     return text

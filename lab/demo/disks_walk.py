@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from csi.node_host import mounts
 from foundation.kube import resources
 from foundation.spdk.client import SpdkClient
 from lab import objects
@@ -248,8 +249,7 @@ def data_extents(descriptor: int) -> Iterator[tuple[int, int]]:
 
 
 def _device_of(directory: Path) -> str:
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        device, point, kind = line.split()[:3]
-        if point == str(directory):
-            return f"{kind} on {Path(device).name}"
+    mount = mounts.at(str(directory))
+    if mount is not None:
+        return f"{mount.fs_type} on {Path(mount.source).name}"
     raise NotSeen(f"{directory} is not a mount point")

@@ -24,6 +24,13 @@ def test_table() -> None:
     assert found[1].device == "259:1"
 
 
+@pytest.mark.parametrize("odd", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "é"])
+def test_a_path_with_what_python_takes_for_the_end_of_a_line(odd: str) -> None:
+    line = f"30 28 7:1 / /var/lib/a{odd}b rw,relatime shared:1 - ext4 /dev/loop1 rw\n"
+    (found,) = mounts.parse_mountinfo(line)
+    assert (found.point, found.fs_type) == (f"/var/lib/a{odd}b", "ext4")
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
