@@ -9,6 +9,7 @@ from csi.controller.config import CsiControllerConfig
 from csi.controller.converge import Converger
 from csi.controller.directory import Directory
 from csi.controller.dpus import Dpus
+from csi.controller.fences import Fences
 from csi.controller.garbage import Garbage
 from csi.controller.parts import Parts
 from csi.controller.service import ControllerService, GroupControllerService
@@ -45,15 +46,19 @@ async def start(config: CsiControllerConfig, daemon: Daemon) -> None:
     daemon.on_stop(dpus.close)
     calls = Calls()
     cluster = Cluster(volumes=volumes.store, attachments=attachments.store, classes=classes.store, directory=directory)
+    fences = Fences(cluster.attached)
     parts = Parts(
         registry=registry,
         directory=directory,
         dpus=dpus,
         calls=calls,
         uses=Uses(cluster.uses),
+        fences=fences,
         classes=Classes(cluster.context_of),
     )
-    converger = Converger(registry=registry, cluster=cluster, kube=kube, every_seconds=config.converge_seconds)
+    converger = Converger(
+        registry=registry, cluster=cluster, fences=fences, kube=kube, every_seconds=config.converge_seconds
+    )
     garbage = Garbage(registry=registry, cluster=cluster, directory=directory, calls=calls, config=config.garbage)
     for backend in registry.backends.values():
         backend.on_return(converger.soon)

@@ -93,6 +93,10 @@ class Cluster:
         """By host NQN."""
         return {access.host_nqn: access.use for access in self.accesses(of=volume_id)}
 
+    def attached(self, volume_id: identity.VolumeId) -> set[str]:
+        """The host NQNs that have the volume and shall keep it."""
+        return {access.host_nqn for access in self.accesses(of=volume_id) if access.settled}
+
     def hosts_with_attachment(self) -> dict[identity.VolumeId, set[str]]:
         """Hosts by volume, whatever state the attachment is in: nothing of these is stale."""
         hosts: dict[identity.VolumeId, set[str]] = {}

@@ -7,12 +7,15 @@ the list of VolumeAttachments, not a memory of what was done.
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterator, Mapping
 
 from csi.controller import secrets
 from csi.controller.cluster import Access, Cluster
+from csi.controller.fences import Fences
 from csi.errors import CsiError
 from csi.framework.backend import HostKeys, Qos
 from csi.framework.registry import Registry
+from csi.identity import VolumeId
 from foundation.daemon import metrics
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import KubeError
@@ -23,12 +26,41 @@ _log = logging.getLogger(__name__)
 _SECONDS = metrics.histogram("csi_converge_seconds", "Time in which a backend was compared and repaired.", ("backend",))
 
 
+class Wanted(Mapping[str, Mapping[str, HostKeys]]):
+    """Hosts with their keys by the volumes of one backend, as a look at Kubernetes found them.
+
+    Live: a host that has been cut off since is not in it any more.
+    """
+
+    def __init__(self, backend: str, fences: Fences) -> None:
+        self._backend = backend
+        self._fences = fences
+        self._found: dict[str, dict[str, HostKeys]] = {}
+
+    def add(self, access: Access, keys: HostKeys) -> None:
+        self._found.setdefault(access.volume.key, {})[access.host_nqn] = keys
+
+    def __getitem__(self, key: str) -> Mapping[str, HostKeys]:
+        volume = VolumeId(self._backend, key)
+        hosts = self._found[key].items()
+        return {host: keys for host, keys in hosts if not self._fences.stands(volume, host)}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
 class Converger:
     """One loop; `soon` asks for a round, any number of times."""
 
-    def __init__(self, *, registry: Registry, cluster: Cluster, kube: KubeClient, every_seconds: float) -> None:
+    def __init__(
+        self, *, registry: Registry, cluster: Cluster, fences: Fences, kube: KubeClient, every_seconds: float
+    ) -> None:
         self._registry = registry
         self._cluster = cluster
+        self._fences = fences
         self._kube = kube
         self._every = every_seconds
         self._wanted = asyncio.Event()
@@ -56,12 +88,12 @@ class Converger:
         accesses = [access for access in self._cluster.accesses() if access.settled]
         limits = self._cluster.limits()
         for name, backend in self._registry.backends.items():
-            wanted: dict[str, dict[str, HostKeys]] = {}
+            wanted = Wanted(name, self._fences)
             for access in accesses:
                 if access.volume.backend == name:
                     keys = await self._keys(access)
                     if keys is not None:
-                        wanted.setdefault(access.volume.key, {})[access.host_nqn] = keys
+                        wanted.add(access, keys)
             qos: dict[str, Qos] = {volume.key: each for volume, each in limits.items() if volume.backend == name}
             try:
                 with _SECONDS.labels(backend=name).time():

@@ -8,6 +8,7 @@ from csi.calls import Calls
 from csi.controller.classes import Classes
 from csi.controller.directory import Directory
 from csi.controller.dpus import Dpus
+from csi.controller.fences import Fences
 from csi.controller.uses import Uses
 from csi.errors import InvalidArgument, NotFound
 from csi.framework.backend import Backend
@@ -21,6 +22,7 @@ class Parts:
     dpus: Dpus
     calls: Calls
     uses: Uses
+    fences: Fences
     classes: Classes
 
     def volume(self, volume_id: str, *, field: str = "volume_id") -> tuple[Backend[Any], identity.VolumeId]:

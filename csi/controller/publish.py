@@ -2,7 +2,7 @@
 
 Unpublish fences: once the target has cut the DPU off, nothing on that host can write any more, whether the host or
 the DPU lives or not. So a DPU that does not answer cannot hold unpublish up; it lets go when it sees that the
-VolumeAttachment is gone.
+VolumeAttachment is gone, and must have let go before it is let in again.
 """
 
 import asyncio
@@ -62,6 +62,7 @@ async def publish(
         return await _publish_to_kernel(parts, backend, volume_id, request, keys)
     dpu = await _dpu(parts, backend, volume_id.key, request.node_id)
     host_nqn = dpu.announcement.host_nqn
+    await _emptied(parts, backend, volume_id, dpu, shared=capabilities.shared(capability))
     volume = await _grant(parts, backend, volume_id, host_nqn, request, keys)
     attach = attacher_pb2.AttachRequest(
         volume_id=str(volume_id),
@@ -134,6 +135,20 @@ async def _publish_to_kernel(
     return csi_pb2.ControllerPublishVolumeResponse(publish_context=context.as_text())
 
 
+async def _emptied(
+    parts: Parts, backend: Backend[Any], volume_id: identity.VolumeId, dpu: Dpu, *, shared: bool
+) -> None:
+    """Has the DPU let go of what it may have kept since it was cut off, unless it is in already."""
+    host_nqn = dpu.announcement.host_nqn
+    if not parts.fences.suspect(volume_id, host_nqn):
+        return
+    with metrics.step_timer(_STEPS, step="empty"):
+        hosts = (await backend.get(volume_id.key)).hosts
+        if host_nqn in hosts or (hosts and not shared):
+            return
+        await parts.dpus.detach(dpu, str(volume_id))
+
+
 async def _grant(
     parts: Parts,
     backend: Backend[Any],
@@ -150,6 +165,7 @@ async def _grant(
             others = set((await backend.get(volume_id.key)).hosts) - {host_nqn}
             if reason := conflict(use, others, parts.uses.of(volume_id)):
                 raise FailedPrecondition(f"volume {volume_id}: {reason}; unpublish it there first")
+        parts.fences.lift(volume_id, host_nqn)
         volume: Volume = await backend.grant(volume_id.key, host_nqn, keys=keys, shared=shared)
     if host_nqn in volume.hosts and (before := parts.uses.of(volume_id).get(host_nqn, use)) != use:
         raise AlreadyExists(f"volume {volume_id} is published to node {request.node_id} as {before}, not as {use}")
@@ -158,6 +174,7 @@ async def _grant(
 
 
 async def _revoke(parts: Parts, backend: Backend[Any], volume_id: identity.VolumeId, host_nqn: str) -> None:
+    parts.fences.cut(volume_id, host_nqn)
     await backend.revoke(volume_id.key, host_nqn)
     parts.uses.forget(volume_id, host_nqn)
 
@@ -182,7 +199,7 @@ async def unpublish(
     with metrics.step_timer(_STEPS, step="fence"):
         await asyncio.gather(*(_revoke(parts, backend, volume_id, nqn) for nqn in sorted(cut_off)))
     with metrics.step_timer(_STEPS, step="detach"):
-        await asyncio.gather(*(_let_go(parts, dpu, str(volume_id)) for dpu in dpus))
+        await asyncio.gather(*(_let_go(parts, dpu, volume_id) for dpu in dpus))
     return csi_pb2.ControllerUnpublishVolumeResponse()
 
 
@@ -193,11 +210,13 @@ async def _dpu(parts: Parts, backend: Backend[Any], key: str, host: str) -> Dpu:
     return parts.directory.choose(host, holding=frozenset((await backend.get(key)).hosts))
 
 
-async def _let_go(parts: Parts, dpu: Dpu, volume_id: str) -> None:
+async def _let_go(parts: Parts, dpu: Dpu, volume_id: identity.VolumeId) -> None:
     try:
-        await parts.dpus.detach(dpu, volume_id)
+        await parts.dpus.detach(dpu, str(volume_id))
     except CsiError as error:
         _log.warning("%s; it is cut off at the target and will let go when it is back", error)
+    else:
+        parts.fences.let_go(volume_id, dpu.announcement.host_nqn)
 
 
 async def _orphans(parts: Parts, backend: Backend[Any], key: str, dpus: Sequence[Dpu], *, everything: bool) -> set[str]:

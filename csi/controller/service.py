@@ -71,6 +71,7 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         except NotFound:
             return csi_pb2.DeleteVolumeResponse()
         await self._on_volume(context, request, lambda: backend.delete(volume_id.key))
+        self._parts.fences.forget(volume_id)
         self._parts.classes.forget(lock_of(request.volume_id))
         return csi_pb2.DeleteVolumeResponse()
 

@@ -206,7 +206,11 @@ class Backend(Protocol[P]):
         """Raises NotFound."""
 
     async def converge(self, wanted: Mapping[str, Mapping[str, HostKeys]], qos: Mapping[str, Qos]) -> None:
-        """Brings exports, hosts (volume key -> host NQN -> keys) and limits back after the storage was restarted."""
+        """Brings exports, hosts (volume key -> host NQN -> keys) and limits back after the storage was restarted.
+
+        `wanted` is live: hosts that are cut off meanwhile leave it. So a volume is looked up in it, and its hosts are
+        let in, under the lock that `revoke` takes too.
+        """
 
     async def garbage(self) -> Sequence[Finding]: ...
 

@@ -128,6 +128,10 @@ class Estate:
                 os.close(descriptor)
             del self._pids[name]
 
+    def signal(self, number: int, *names: str) -> None:
+        for name in names:
+            os.kill(self._pids[name], number)
+
     async def close(self) -> None:
         for channel in self._channels:
             await channel.close()

@@ -19,7 +19,9 @@ class Target:
     """`binary`: the path of a real spdk_tgt in place of the stand-in."""
 
     def __init__(self, directory: Path, *, size: int = 4 << 30, binary: str = "") -> None:
-        self._program = SpdkProcess(directory, "target", mode="target", binary=binary, arguments=["--beat-ms", "0.5"])
+        self.faults = directory / "target.faults"
+        arguments = ["--beat-ms", "0.5", "--faults", str(self.faults)]
+        self._program = SpdkProcess(directory, "target", mode="target", binary=binary, arguments=arguments)
         self.binary = binary
         self.socket = self._program.socket
         self.file = directory / "disk.img"

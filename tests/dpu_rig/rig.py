@@ -1,11 +1,11 @@
 """A DPU for tests: two SPDK stand-ins as target and as DPU, opi-bridge and volume-attacher in this process."""
 
 import asyncio
-import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from foundation.daemon.serving import dial
 from foundation.spdk.client import SpdkClient
 from lab.ports import free_port
 from opi_bridge.config import CardConfig, OpiBridgeConfig, PhysicalFunction, TimeoutsConfig
+from tests.dpu_rig import holding
 from tests.dpu_rig.guest import Guest
 from volume_attacher.config import VolumeAttacherConfig
 
@@ -265,22 +266,11 @@ class DpuRig:
 
     async def fault(self, **wish: Any) -> None:
         """Have the DPU's stand-in make trouble, e.g. do="delay", method=..., seconds=..., times=1."""
-        reader, writer = await asyncio.open_unix_connection(str(self.dpu.faults))
-        writer.write(json.dumps(wish).encode() + b"\n")
-        assert json.loads(await reader.readline())["ok"]
-        writer.close()
+        await holding.fault(self.dpu.faults, **wish)
 
-    @contextlib.asynccontextmanager
-    async def held(self, method: str) -> AsyncIterator[Awaitable[object]]:
+    def held(self, method: str) -> AbstractAsyncContextManager[Awaitable[object]]:
         """Keep back the DPU's reply to the next call of `method`, until the block ends; yields the call's coming."""
-        reader, writer = await asyncio.open_unix_connection(str(self.dpu.faults))
-        writer.write(json.dumps({"do": "hold", "method": method, "times": 1}).encode() + b"\n")
-        assert json.loads(await reader.readline())["ok"]
-        try:
-            yield asyncio.wait_for(reader.readline(), 60)
-        finally:
-            writer.close()
-            await self.fault(do="clear")
+        return holding.held(self.dpu.faults, method)
 
     async def restart_dpu(self) -> None:
         await self.dpu.kill()

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
 from benchmarks import report
+from foundation.spdk.client import SpdkClient
 from lab.certificates import Authority
 from lab.hardware import loops
-from tests.csi_rig.estate import CONTROLLER, DPU_DAEMONS, HOST_DAEMONS, Estate, estate, nursery
+from tests.csi_rig.estate import CONTROLLER, DPU_DAEMONS, HOST_DAEMONS, SHARED, Estate, estate, nursery
 from tests.csi_rig.machine import Machine
 from tests.csi_rig.plant import plant
 from tests.csi_rig.scene import Scene
 from tests.csi_rig.target import Target
+from tests.dpu_rig.holding import held
 from tests.dpu_rig.rig import Pair
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
@@ -184,3 +189,84 @@ async def test_killed_in_each_phase_of_migrations_one_writer_is_left(scene: Scen
     await scene.estate.detach(scene.volume, SOURCE)
     await scene.only()
     report.merge("faults.json", {walk: {"points": strikes.points, "clean": clean}})
+
+
+LOSSES = {
+    "its daemons died": DPU_DAEMONS,
+    "all of it died": (SPDK, *DPU_DAEMONS),
+    "it stood still": (),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+async def test_a_lost_dpu_cannot_write_and_lets_go_when_it_is_back(scene: Scene, loss: str) -> None:
+    """The source's node is given up in the middle: nobody unmounts anything there."""
+    estate, volume = scene.estate, scene.volume
+    daemons = [f"{SOURCE}/{kind}" for kind in DPU_DAEMONS]
+    here = scene.machine(SOURCE, await estate.attach(volume, SOURCE))
+    there = scene.machine(TARGET, await estate.attach(volume, TARGET))
+    await scene.write(here)
+    if loss == "it stood still":
+        estate.signal(signal.SIGSTOP, *daemons)
+    else:
+        await estate.kill(*daemons)
+    if SPDK in LOSSES[loss]:
+        await estate.hosts[SOURCE].dpu.dpu.kill()
+    await estate.unpublish(volume, SOURCE)
+    assert await scene.let_in() == {TARGET}
+    late = asyncio.ensure_future(here.loses(b"late"))
+    await scene.write(there)
+    if SPDK in LOSSES[loss]:
+        await estate.hosts[SOURCE].dpu.dpu.start()
+    if loss == "it stood still":
+        estate.signal(signal.SIGCONT, *daemons)
+    else:
+        await estate.start(*daemons)
+    assert await late
+    await estate.unmount(volume, SOURCE)
+    await scene.only(TARGET)
+    assert there.read() == scene.written
+
+
+async def test_what_a_dpu_kept_while_it_was_cut_off_never_arrives(scene: Scene) -> None:
+    """Its daemons are away while the machine leaves, and while it comes back; SPDK waits to be let in again."""
+    estate, volume = scene.estate, scene.volume
+    daemons = [f"{SOURCE}/{kind}" for kind in DPU_DAEMONS]
+    here = scene.machine(SOURCE, await estate.attach(volume, SOURCE))
+    there = scene.machine(TARGET, await estate.attach(volume, TARGET))
+    await scene.write(here)
+    await estate.kill(*daemons)
+    await estate.unpublish(volume, SOURCE)
+    late = asyncio.ensure_future(here.loses(b"late"))
+    await scene.write(there)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await estate.plant.publish(volume, SOURCE, SHARED)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert await scene.let_in() == {TARGET}
+    back = asyncio.ensure_future(estate.publish(volume, SOURCE))
+    await estate.start(*daemons)
+    context = await back
+    assert await late
+    assert there.read() == scene.written
+    await estate.unmount(volume, SOURCE)
+    again = scene.machine(SOURCE, await estate.mount(volume, SOURCE, context))
+    await scene.write(again)
+    assert there.read() == scene.written
+
+
+async def test_who_is_cut_off_while_a_target_gets_its_list_back_stays_out(scene: Scene) -> None:
+    """csi-controller has read that the host has the volume, and finds only then that the target does not let it in."""
+    estate, volume = scene.estate, scene.volume
+    for host in (SOURCE, TARGET):
+        await estate.attach(volume, host)
+    await estate.kill(CONTROLLER)
+    storage = estate.plant.target
+    async with SpdkClient(storage.address) as client:
+        for host in estate.hosts.values():
+            await client.call("nvmf_subsystem_remove_host", {"nqn": scene.nqn, "host": host.nqn})
+    async with held(storage.faults, "bdev_get_bdevs") as came:
+        await estate.start(CONTROLLER)
+        await came
+        await estate.unmount(volume, SOURCE)
+        await estate.unpublish(volume, SOURCE)
+    await scene.only(TARGET)

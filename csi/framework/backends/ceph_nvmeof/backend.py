@@ -135,16 +135,8 @@ class CephBackend(MinimalBackend[CephParameters]):
                 )
             if not volume.exported:
                 await self._listen(key)
-            what = f"let {host_nqn} into {self._id(key)}"
             if host_nqn not in volume.hosts:
-                request = pb.AddHost(
-                    subsystem_nqn=self._nqn(key),
-                    host_nqn=host_nqn,
-                    psk=keys.tls_psk or None,
-                    dhchap_key=keys.dhchap_key or None,
-                    dhchap_ctrlr_key=keys.dhchap_ctrlr_key or None,
-                )
-                await self._gateways.call(what, "add_host", request, accept=(errno.EEXIST,))
+                await self._admit(key, host_nqn, keys)
             elif keys.dhchap_key:
                 change = pb.ChangeHostKey(
                     subsystem_nqn=self._nqn(key),
@@ -152,7 +144,7 @@ class CephBackend(MinimalBackend[CephParameters]):
                     dhchap_key=keys.dhchap_key,
                     dhchap_ctrlr_key=keys.dhchap_ctrlr_key or None,
                 )
-                await self._gateways.call(what, "change_host_key", change)
+                await self._gateways.call(self._letting(key, host_nqn), "change_host_key", change)
             return volume
 
     async def revoke(self, key: str, host_nqn: str) -> None:
@@ -189,11 +181,12 @@ class CephBackend(MinimalBackend[CephParameters]):
 
     async def converge(self, wanted: Mapping[str, Mapping[str, HostKeys]], qos: Mapping[str, Qos]) -> None:
         for volume in await self.volumes():
-            if not volume.exported:
-                await self._listen(volume.key)
-            for host, keys in wanted.get(volume.key, {}).items():
-                if host not in volume.hosts:
-                    await self.grant(volume.key, host, keys=keys, shared=True)
+            async with self._locks.hold(volume.key):
+                if not volume.exported:
+                    await self._listen(volume.key)
+                for host, keys in wanted.get(volume.key, {}).items():
+                    if host not in volume.hosts:
+                        await self._admit(volume.key, host, keys)
 
     async def garbage(self) -> Sequence[Finding]:
         return [
@@ -208,6 +201,19 @@ class CephBackend(MinimalBackend[CephParameters]):
                 await self._remove(finding.volume_key)
 
     # --- inner ------------------------------------------------------------------------------------------------------
+
+    async def _admit(self, key: str, host_nqn: str, keys: HostKeys) -> None:
+        request = pb.AddHost(
+            subsystem_nqn=self._nqn(key),
+            host_nqn=host_nqn,
+            psk=keys.tls_psk or None,
+            dhchap_key=keys.dhchap_key or None,
+            dhchap_ctrlr_key=keys.dhchap_ctrlr_key or None,
+        )
+        await self._gateways.call(self._letting(key, host_nqn), "add_host", request, accept=(errno.EEXIST,))
+
+    def _letting(self, key: str, host_nqn: str) -> str:
+        return f"let {host_nqn} into {self._id(key)}"
 
     def _id(self, key: str) -> identity.VolumeId:
         return identity.VolumeId(self.name, key)

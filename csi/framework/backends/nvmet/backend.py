@@ -1,6 +1,7 @@
 """The verbs of backend kind `nvmet`: the shelf first, the kernel's target second, both looked at anew each time."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -188,7 +189,8 @@ class NvmetBackend(MinimalBackend[NvmetParameters]):
     async def converge(self, wanted: Mapping[str, Mapping[str, HostKeys]], qos: Mapping[str, Qos]) -> None:
         for volume in await self.volumes():
             async with self._locks.hold(volume.key):
-                await self._do("restore", lambda key=volume.key: self._restore(key, wanted.get(key, {})))  # type: ignore[misc]  # default binds the loop variable
+                restore = functools.partial(self._restore, volume.key, wanted.get(volume.key, {}))
+                await self._do("restore", restore)
 
     async def garbage(self) -> Sequence[Finding]:
         def look() -> list[Finding]:

@@ -34,7 +34,7 @@ class Upkeep:
                     and known.listens(pool.config.listening, secure=secure)
                 )
                 if not whole or missing or limits is not None:
-                    await self._restore(key, wanted.get(key, {}), limits)
+                    await self._restore(key, wanted, limits)
 
     async def garbage(self) -> Sequence[Finding]:
         found: list[Finding] = []
@@ -87,13 +87,15 @@ class Upkeep:
                 elif finding in await self.garbage():
                     await pool.discard_snapshot(lvol)
 
-    async def _restore(self, key: str, hosts: Mapping[str, HostKeys], qos: Qos | None) -> None:
+    async def _restore(self, key: str, wanted: Mapping[str, Mapping[str, HostKeys]], qos: Qos | None) -> None:
         place = names.volume_place(key)
         async with self._store.locks.hold(place.lvol):
             try:
                 pool, _, known = await self._store.look(key)
             except NotFound:
                 return
+            # Only now: whom `revoke` has cut off before it gave up the lock is not wanted any more.
+            hosts = wanted.get(key, {})
             secure = any(keys.tls_psk for keys in hosts.values()) if hosts else None
             known = await self._store.ensure_export(key, known=known, looked=True, secure=secure)
             for host, keys in hosts.items():
