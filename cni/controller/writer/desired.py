@@ -17,6 +17,8 @@ class Desired:
         self._rows: dict[RowId, Row] = {}
         # How many owners want each member: two may want the same one.
         self._members: dict[RowId, dict[str, dict[Value, int]]] = {}
+        # Members that are rows of somebody else than him who wants them there.
+        self._lent: dict[RowId, dict[Member, None]] = {}
         self.pending: dict[Owner, Pending] = {}
 
     def put(self, owner: Owner, state: State) -> bool:
@@ -47,10 +49,12 @@ class Desired:
             if member not in new_members:
                 self._count(member, -1)
                 pending.members[member] = None
+                self._lend(owner, member)
         for member in state.members:
             if member not in old_members:
                 self._count(member, 1)
                 pending.members[member] = None
+                self._lend(owner, member)
                 old_members.add(member)  # a member named twice counts once
         if state == EMPTY:
             self._states.pop(owner, None)
@@ -70,6 +74,18 @@ class Desired:
             del columns[member.column]
             if not columns:
                 del self._members[member.target]
+
+    def _lend(self, owner: Owner, member: Member) -> None:
+        value = member.value
+        if type(value) is not RowId or (value.kind == owner.kind and value.key == owner.key):
+            return
+        if self.wants(member):
+            self._lent.setdefault(value, {})[member] = None
+            return
+        lent = self._lent.get(value, {})
+        lent.pop(member, None)
+        if not lent:
+            self._lent.pop(value, None)
 
     def row(self, row_id: RowId) -> Row | None:
         """A row as wanted."""
@@ -105,6 +121,7 @@ class Desired:
         for member in self.state(row_id.owner).members:
             if member.value == row_id:
                 pending.members[member] = None
+        pending.members.update(self._lent.get(row_id, {}))
 
     def recheck_all(self) -> None:
         """Has everything wanted looked at again."""

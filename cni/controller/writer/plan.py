@@ -215,7 +215,8 @@ def differences(desired: Desired, actual: Actual) -> None:
             desired.pending_of(row_id.owner).rows[row_id] = None
             continue
         have = actual.row(row_id)
-        assert have is not None  # its id comes from the same index
+        if have is None:
+            continue  # somebody has just given this id to another row of ours
         for column in TABLES[row_id.table].members:
             _surplus(desired, actual, row_id, column, have[column])
 
@@ -258,5 +259,7 @@ def _as_wanted(actual: Actual, want: Row, column: str, value: Any) -> bool:
     wanted = want.columns[column]
     if type(wanted) is RowId:
         row = actual.row(wanted)
-        wanted = row.uuid if row is not None else None
+        if row is None:
+            return False  # it went, and this reference with it: both come back
+        wanted = row.uuid
     return _same(value, wanted)
