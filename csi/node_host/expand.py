@@ -4,7 +4,7 @@ import posixpath
 
 import msgspec
 
-from csi.errors import FailedPrecondition, InvalidArgument, NotFound
+from csi.errors import FailedPrecondition, InvalidArgument, NotFound, OutOfRange
 from csi.node_host import mounts
 from csi.node_host.disks import Disk
 from csi.node_host.host import Host, check_volume
@@ -30,7 +30,7 @@ async def expand(host: Host, request: csi_pb2.NodeExpandVolumeRequest) -> int:
     check(request)
     path = posixpath.normpath(request.volume_path)
     record = await host.record(request.volume_id)
-    if record is None or path not in (record.staging_path, *record.targets):
+    if record is None or not await host.at(record, path):
         raise NotFound(f"volume {request.volume_id} is not at {path}")
     if record.passthrough:
         # The guest's own kernel sees the new size; on this host there is nothing to grow.
@@ -45,6 +45,9 @@ async def expand(host: Host, request: csi_pb2.NodeExpandVolumeRequest) -> int:
     disk: Disk = await host.disks.wait(
         wanted, seconds=host.config.disk_seconds, rescan_after=host.config.rescan_seconds, function=False
     )
+    limit = request.capacity_range.limit_bytes
+    if limit and disk.size > limit:
+        raise OutOfRange(f"volume {request.volume_id} has {disk.size} bytes already, more than limit_bytes {limit}")
     if record.block:
         return disk.size
     mounted = mounts.at(path) or mounts.at(record.staging_path)

@@ -1,6 +1,6 @@
 """File systems on a disk: what is there, make one where there is nothing, check, grow.
 
-Nothing is ever formatted that carries any signature which libblkid knows.
+Nothing is ever formatted that is not blank: whose ends hold anything, or that has a signature which libblkid knows.
 """
 
 import logging
@@ -17,6 +17,7 @@ from csi.node_host.disks import Disk
 
 _log = logging.getLogger(__name__)
 DEFAULT: Final = "ext4"
+UNKNOWN: Final = "data of an unknown kind"
 _HEAD_SECONDS: Final = 30.0
 _BLKID_NOTHING: Final = 2
 
@@ -39,12 +40,12 @@ class FileSystems:
         """The file system's name, any other content's description, or "" for a blank disk.
 
         blkid says "nothing found" of a disk that it cannot read, too: so both ends are read here first, and a disk
-        that does not give them is an error, never blank.
+        that does not give them is an error, never blank. What no program here knows may be somebody's data as well.
         """
-        await blocking(lambda: _read_ends(disk), seconds=_HEAD_SECONDS, what=f"read {disk.path}")
+        empty = await blocking(lambda: _empty_ends(disk), seconds=_HEAD_SECONDS, what=f"read {disk.path}")
         output = await run("blkid", "-p", "-o", "export", disk.path, seconds=self._seconds, accept=(0, _BLKID_NOTHING))
         if output.code == _BLKID_NOTHING:
-            return ""
+            return "" if empty else UNKNOWN
         values = dict(line.split("=", 1) for line in output.out.splitlines() if "=" in line)
         if "TYPE" in values:
             return values["TYPE"]
@@ -118,17 +119,22 @@ def refuse_other(disk: Disk, found: str, wanted: str) -> None:
         )
 
 
-def _read_ends(disk: Disk) -> None:
+def _empty_ends(disk: Disk) -> bool:
+    """Whether the first and the last bytes are all zero."""
+    empty = True
     try:
         descriptor = os.open(disk.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             for start in (0, max(0, disk.size - superblocks.HEAD_BYTES)):
-                if not os.pread(descriptor, superblocks.HEAD_BYTES, start):
+                found = os.pread(descriptor, superblocks.HEAD_BYTES, start)
+                if not found:
                     raise Internal(f"disk {disk.path} ends before byte {start}")
+                empty = empty and not found.strip(b"\0")
         finally:
             os.close(descriptor)
     except OSError as error:
         raise Internal(f"disk {disk.path} cannot be read: {error.strerror}") from error
+    return empty
 
 
 def _read_head(path: str) -> bytes:

@@ -20,7 +20,7 @@ async def stats(host: Host, request: csi_pb2.NodeGetVolumeStatsRequest) -> csi_p
         raise InvalidArgument("volume_path is missing")
     path = posixpath.normpath(request.volume_path)
     record = await host.record(request.volume_id)
-    if record is None or path not in (record.staging_path, *record.targets):
+    if record is None or not await host.at(record, path):
         raise NotFound(f"volume {request.volume_id} is not at {path}")
     if record.passthrough:
         return _of_function(host, record)
@@ -30,9 +30,10 @@ async def stats(host: Host, request: csi_pb2.NodeGetVolumeStatsRequest) -> csi_p
     state = host.disks.state(namespace)
     if state != "live":
         return _abnormal(f"the controller of disk {namespace.name} is {state or 'gone'}")
-    mounted = mounts.at(path)
-    if mounted is None and not (record.block and path == record.staging_path):
-        raise NotFound(f"nothing is mounted at {path}")
+    # A raw disk is staged by being known; where it is published its node is.
+    known = path == record.staging_path or await host.node_at(record, path) if record.block else mounts.at(path)
+    if not known:
+        raise NotFound(f"volume {request.volume_id} is not mounted at {path}")
     healthy = csi_pb2.VolumeCondition(abnormal=False, message=f"disk {namespace.name} is live")
     if record.block:
         usage = csi_pb2.VolumeUsage(unit=csi_pb2.VolumeUsage.BYTES, total=namespace.size)

@@ -83,12 +83,13 @@ def parse_mountinfo(text: str) -> list[Mount]:
 
 
 def table() -> list[Mount]:
-    return parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+    # Not as text, whose reader would make line ends of carriage returns in names.
+    return parse_mountinfo(os.fsdecode(Path("/proc/self/mountinfo").read_bytes()))
 
 
 def at(point: str) -> Mount | None:
     """What is mounted at a path, or None. Reads the table only, so it cannot hang on a dead disk."""
-    wanted = os.path.normpath(point)
+    wanted = _as_shown(point)
     return next((mount for mount in reversed(table()) if mount.point == wanted), None)
 
 
@@ -128,7 +129,7 @@ def unmount(point: str, *, dead: bool = False) -> None:
     Raises FailedPrecondition while processes use it.
     """
     flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH | _MNT_FORCE if dead else 0)
-    wanted = os.path.normpath(point)
+    wanted = _as_shown(point)
     for _ in range(sum(1 for each in table() if each.point == wanted)):
         if _libc.umount2(os.fsencode(wanted), flags) == 0:
             continue
@@ -150,6 +151,12 @@ def _mount(source: str, point: str, fs_type: str, flags: int, data: str) -> None
     if code == errno.EINVAL and data:
         raise InvalidArgument(f"{what}: the kernel refuses an option or the file system is damaged; see its log")
     raise Internal(f"{what}: {os.strerror(code)}")
+
+
+def _as_shown(point: str) -> str:
+    """The table knows no symbolic links, and kubelet's directory may be one. The point itself is not looked at."""
+    parent, name = os.path.split(os.path.normpath(point))
+    return os.path.join(os.path.realpath(parent), name)
 
 
 def _unescaped(text: str) -> str:

@@ -1,7 +1,6 @@
 """NodePublishVolume, with its reverse: from the staged volume to the place where a pod finds it."""
 
 import asyncio
-import contextlib
 import os
 import stat
 
@@ -9,7 +8,7 @@ import msgspec
 
 from csi import capabilities
 from csi.errors import AlreadyExists, FailedPrecondition, InvalidArgument
-from csi.node_host import mounts
+from csi.node_host import mounts, points
 from csi.node_host.bounded import blocking
 from csi.node_host.disks import Disk, NotYet
 from csi.node_host.host import Host, check_path, check_volume
@@ -39,6 +38,8 @@ async def publish(host: Host, request: csi_pb2.NodePublishVolumeRequest) -> None
     record = await host.record(request.volume_id)
     if record is None:
         raise FailedPrecondition(f"volume {request.volume_id} is not staged on this node")
+    if staging != record.staging_path:
+        raise FailedPrecondition(f"volume {request.volume_id} is staged at {record.staging_path}, not at {staging}")
     capability = request.volume_capability
     block = capability.WhichOneof("access_type") == "block"
     if block != record.block:
@@ -52,13 +53,18 @@ async def publish(host: Host, request: csi_pb2.NodePublishVolumeRequest) -> None
     read_only = request.readonly or record.read_only or capabilities.read_only(capability)
     source = await _source(host, request, record, staging)
     present = mounts.at(target)
-    if present is not None:
+    if present is not None and await asyncio.to_thread(_shows, source, present):
         if present.read_only != read_only:
             raise AlreadyExists(f"{target} is already published {'read-only' if present.read_only else 'for writing'}")
         return
+    if present is not None:
+        if target not in record.targets:
+            raise AlreadyExists(f"{present.fs_type} of {present.source} is mounted at {target}: it is left as it is")
+        # An earlier life of the disk, which cannot come back.
+        await blocking(lambda: mounts.unmount(target, dead=True), seconds=_SECONDS, what=f"unmount {target}")
     # Noted before it is done: a restart in between must still find every place where the volume may be.
     await host.remember(msgspec.structs.replace(record, targets=(*others, target)))
-    await asyncio.to_thread(_make_point, target, file=block)
+    await asyncio.to_thread(points.make, target, file=block)
     await blocking(
         lambda: mounts.bind(source, target, read_only=read_only), seconds=_SECONDS, what=f"bind {source} at {target}"
     )
@@ -73,12 +79,25 @@ async def unpublish(host: Host, request: csi_pb2.NodeUnpublishVolumeRequest) -> 
     if mounts.at(target) is not None:
         dead = host.dead(request.volume_id, record)
         await blocking(lambda: mounts.unmount(target, dead=dead), seconds=_SECONDS, what=f"unmount {target}")
-    await blocking(lambda: _remove_point(target), seconds=_SECONDS, what=f"remove {target}")
+    await blocking(lambda: points.remove(target), seconds=_SECONDS, what=f"remove {target}")
     if record is not None and record.passthrough and set(record.targets) <= {target}:
         await asyncio.to_thread(host.passthrough.hide, record.volume_id)
     if record is not None and target in record.targets:
         remaining = tuple(other for other in record.targets if other != target)
         await host.remember(msgspec.structs.replace(record, targets=remaining))
+
+
+def _shows(source: str, present: mounts.Mount) -> bool:
+    """Whether a target shows what would be bound to it. A file system is told by the mount table, never looked at."""
+    if staged := mounts.at(source):
+        return staged.device == present.device
+    try:
+        mine, found = os.stat(source), os.stat(present.point)
+    except OSError:
+        return False
+    if stat.S_ISDIR(mine.st_mode):
+        return os.path.samestat(mine, found)
+    return (stat.S_IFMT(mine.st_mode), mine.st_rdev) == (stat.S_IFMT(found.st_mode), found.st_rdev)
 
 
 async def _source(host: Host, request: csi_pb2.NodePublishVolumeRequest, record: Staged, staging: str) -> str:
@@ -105,29 +124,3 @@ def _block_source(host: Host, request: csi_pb2.NodePublishVolumeRequest, record:
     except NotYet as error:
         raise FailedPrecondition(f"volume {request.volume_id}: {error}") from error
     return disk.path
-
-
-def _make_point(target: str, *, file: bool) -> None:
-    os.makedirs(os.path.dirname(target), mode=0o750, exist_ok=True)
-    if file:
-        os.close(os.open(target, os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    else:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(target, 0o750)
-
-
-def _remove_point(target: str) -> None:
-    """Only an empty directory or an empty file of our making: never anything with content."""
-    try:
-        found = os.lstat(target)
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(found.st_mode):
-        try:
-            os.rmdir(target)
-        except OSError as error:
-            raise FailedPrecondition(f"{target} is not mounted and not empty; it is left as it is: {error}") from error
-    elif stat.S_ISREG(found.st_mode) and found.st_size == 0:
-        os.unlink(target)
-    else:
-        raise FailedPrecondition(f"{target} is neither an empty directory nor an empty file; it is left as it is")

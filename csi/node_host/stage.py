@@ -6,8 +6,8 @@ import os
 import msgspec
 
 from csi import capabilities
-from csi.errors import FailedPrecondition, Internal, InvalidArgument
-from csi.node_host import filesystems, mounts
+from csi.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument
+from csi.node_host import filesystems, mounts, points, protection
 from csi.node_host.bounded import blocking
 from csi.node_host.disks import Disk
 from csi.node_host.host import Host, check_path, check_volume
@@ -37,7 +37,6 @@ async def stage(host: Host, request: csi_pb2.NodeStageVolumeRequest) -> None:
     path = check_path(request.staging_target_path, "staging_target_path")
     capability = request.volume_capability
     block = capability.WhichOneof("access_type") == "block"
-    read_only = capabilities.read_only(capability) or "ro" in capability.mount.mount_flags
     if context.passthrough:
         await _hand_over(host, context, volume_id=request.volume_id, path=path, block=block)
         return
@@ -55,7 +54,11 @@ async def stage(host: Host, request: csi_pb2.NodeStageVolumeRequest) -> None:
             rescan_after=host.config.rescan_seconds,
             function=not context.portals,
         )
+    flags = [word for given in capability.mount.mount_flags for word in given.split(",")]
+    # Whoever was let in to read reads, whatever the capability says (a PersistentVolume's csi.readOnly is not in it).
+    read_only = context.access == "reader" or capabilities.read_only(capability) or "ro" in flags
     before = await host.record(request.volume_id)
+    _refuse_other_use(before, path, block=block)
     record = Staged(
         volume_id=request.volume_id,
         namespace_uuid=context.namespace_uuid,
@@ -69,15 +72,19 @@ async def stage(host: Host, request: csi_pb2.NodeStageVolumeRequest) -> None:
         formatting=before.formatting if before else "",
         targets=before.targets if before else (),
     )
+    mounted = mounts.at(path)
+    if mounted is not None and (mounted.device == disk.device or await _same_file_system(mounted, disk)):
+        _refuse_other_mount(mounted, capability, read_only=read_only)
+        await host.remember(msgspec.structs.replace(record, fs_type=mounted.fs_type, formatting=""))
+        return
     if block:
         await host.remember(record)
+        if read_only:
+            await blocking(
+                lambda: protection.protect(disk.path), seconds=host.config.command_seconds, what=f"protect {disk.path}"
+            )
         return
-    mounted = mounts.at(path)
     if mounted is not None:
-        if mounted.device == disk.device or await _same_file_system(path, disk):
-            if mounted.read_only != read_only:
-                raise FailedPrecondition(f"{path} is mounted {'read-only' if mounted.read_only else 'for writing'}")
-            return
         # The mount of an earlier life of the disk: what is behind it cannot come back.
         await _unmount(path, dead=True)
     fs_type = await _prepare(host, disk, record, read_only=read_only)
@@ -93,7 +100,7 @@ async def stage(host: Host, request: csi_pb2.NodeStageVolumeRequest) -> None:
         *capability.mount.mount_flags,
         "ro" if read_only else "rw",
     ]
-    os.makedirs(path, mode=0o750, exist_ok=True)
+    await asyncio.to_thread(points.make, path, file=False)
     with metrics.step_timer(_STEPS, step="mount"):
         await blocking(
             lambda: mounts.mount(disk.path, path, fs_type, words),
@@ -103,6 +110,28 @@ async def stage(host: Host, request: csi_pb2.NodeStageVolumeRequest) -> None:
     if lags and fs_type != "ext4":
         with metrics.step_timer(_STEPS, step="grow"):
             await host.file_systems.grow(disk, fs_type, path)
+
+
+def _refuse_other_use(before: Staged | None, path: str, *, block: bool) -> None:
+    """A file system that somebody writes raw beside its mount is lost."""
+    if before is None or (before.staging_path == path and before.block == block):
+        return
+    how = "as a raw disk" if before.block else "with its file system"
+    if before.staging_path == path:
+        raise AlreadyExists(f"volume {before.volume_id} is staged at {path} {how}: unstage it first")
+    used = [point for point in (before.staging_path, *before.targets) if mounts.at(point) is not None]
+    if used and not (before.block and block):
+        raise FailedPrecondition(f"volume {before.volume_id} is in use {how} at {used[0]}: unstage it there first")
+
+
+def _refuse_other_mount(mounted: mounts.Mount, capability: csi_pb2.VolumeCapability, *, read_only: bool) -> None:
+    """Raises AlreadyExists for a mount that is not what is asked for."""
+    if capability.WhichOneof("access_type") == "block":
+        raise AlreadyExists(f"{mounted.point} is a mounted {mounted.fs_type} of that volume: unstage it first")
+    if mounted.read_only != read_only:
+        raise AlreadyExists(f"{mounted.point} is mounted {'read-only' if mounted.read_only else 'for writing'}")
+    if capability.mount.fs_type not in ("", mounted.fs_type):
+        raise AlreadyExists(f"{mounted.point} is mounted as {mounted.fs_type}, not as {capability.mount.fs_type}")
 
 
 async def _hand_over(host: Host, context: PublishContext, *, volume_id: str, path: str, block: bool) -> None:
@@ -174,12 +203,21 @@ async def unstage(host: Host, request: csi_pb2.NodeUnstageVolumeRequest) -> None
     path = check_path(request.staging_target_path, "staging_target_path")
     record = await host.record(request.volume_id)
     dead = host.dead(request.volume_id, record)
+    if record is not None and record.staging_path != path:
+        # It is staged elsewhere, and stays so.
+        if mounts.at(path) is not None:
+            await _unmount(path, dead=dead)
+        return
+    if record is not None and (not dead or record.passthrough):
+        _refuse_published(record)
     if record is not None and record.passthrough:
         await _take_back(host, record)
     elif mounts.at(path) is not None:
         await _unmount(path, dead=dead)
     elif record is not None and record.block and not dead:
         await _flush(host, record)
+    if record is not None and record.block and record.read_only and not dead:
+        await _lift(host, record)
     if record is not None and record.fabrics:
         await blocking(
             lambda: host.fabrics.disconnect(record.subsystem_nqn),
@@ -189,10 +227,14 @@ async def unstage(host: Host, request: csi_pb2.NodeUnstageVolumeRequest) -> None
     await host.forget(request.volume_id)
 
 
+def _refuse_published(record: Staged) -> None:
+    """What would pull a living disk away from a pod."""
+    if used := [target for target in record.targets if mounts.at(target) is not None]:
+        raise FailedPrecondition(f"volume {record.volume_id} is still published at {used[0]}: unpublish it there first")
+
+
 async def _take_back(host: Host, record: Staged) -> None:
     """The kernel waits here for the virtual machine's last file descriptor, so this may have to be repeated."""
-    if used := [target for target in record.targets if mounts.at(target) is not None]:
-        raise FailedPrecondition(f"volume {record.volume_id} is still published at {used[0]}")
     await blocking(
         lambda: host.passthrough.release(record.passthrough),
         seconds=_UNMOUNT_SECONDS,
@@ -204,12 +246,16 @@ async def _unmount(path: str, *, dead: bool) -> None:
     await blocking(lambda: mounts.unmount(path, dead=dead), seconds=_UNMOUNT_SECONDS, what=f"unmount {path}")
 
 
+async def _lift(host: Host, record: Staged) -> None:
+    if path := _path(host, record):
+        await blocking(lambda: protection.lift(path), seconds=_UNMOUNT_SECONDS, what=f"unprotect {path}")
+
+
 async def _flush(host: Host, record: Staged) -> None:
     """What was written through a raw device's page cache must be on the disk before the disk goes."""
-    namespace = host.namespace(record.volume_id, record)
-    if namespace is None:
+    path = _path(host, record)
+    if not path:
         return
-    path = os.path.join(host.config.dev_root, namespace.name)
 
     def flush() -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -226,10 +272,15 @@ async def _flush(host: Host, record: Staged) -> None:
         raise Internal(f"flush {path}: {error}") from error
 
 
-async def _same_file_system(path: str, disk: Disk) -> bool:
+def _path(host: Host, record: Staged) -> str:
+    """The disk's device node; empty when the disk is gone."""
+    namespace = host.namespace(record.volume_id, record)
+    return os.path.join(host.config.dev_root, namespace.name) if namespace is not None else ""
+
+
+async def _same_file_system(mounted: mounts.Mount, disk: Disk) -> bool:
     """btrfs shows an anonymous device number; its source names the disk."""
-    mounted = mounts.at(path)
-    if mounted is None or mounted.fs_type != "btrfs":
+    if mounted.fs_type != "btrfs":
         return False
     try:
         found = await asyncio.to_thread(os.stat, mounted.source)

@@ -12,6 +12,7 @@ from pathlib import Path
 COMMAND_SECONDS = 10.0
 
 # struct loop_info64 (linux/loop.h): device, inode, rdevice, offset and sizelimit are its first five u64.
+_BLKROSET = 0x125D
 _LOOP_SET_STATUS64 = 0x4C04
 _LOOP_GET_STATUS64 = 0x4C05
 _STATUS_SIZE = 232
@@ -26,7 +27,16 @@ async def attach(file: Path, *, offset: int = 0, size: int, read_only: bool = Fa
     """Return the device's path (``/dev/loopN``). Direct I/O is not asked for: the file may lie on tmpfs."""
     arguments = ["--find", "--show", "--offset", str(offset), "--sizelimit", str(size), str(file)]
     output = await _losetup(*(["--read-only"] if read_only else []), *arguments)
-    return Path(output.strip())
+    device = Path(output.strip())
+    if not read_only:
+        await asyncio.to_thread(_unprotect, device)
+    return device
+
+
+def _unprotect(device: Path) -> None:
+    """Unlike a disk's, a loop device's write protection outlives what it backs."""
+    with device.open("rb") as opened:
+        fcntl.ioctl(opened, _BLKROSET, (0).to_bytes(4, sys.byteorder))
 
 
 async def detach(device: Path) -> None:

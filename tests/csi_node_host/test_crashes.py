@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import report
 from csi.calls import Calls
-from csi.node_host import commands, filesystems, mounts, publish, stage
+from csi.node_host import commands, filesystems, mounts, points, publish, stage
 from csi.node_host.disks import Disks
 from csi.node_host.fabrics import Fabrics
 from csi.node_host.filesystems import FileSystems
@@ -78,8 +78,8 @@ def executioner(monkeypatch: pytest.MonkeyPatch) -> Executioner:
     monkeypatch.setattr(filesystems, "run", run)
     for name in ("mount", "bind", "unmount"):
         monkeypatch.setattr(mounts, name, deadly(getattr(mounts, name)))
-    for name in ("_make_point", "_remove_point"):
-        monkeypatch.setattr(publish, name, deadly(getattr(publish, name)))
+    for name in ("make", "remove"):
+        monkeypatch.setattr(points, name, deadly(getattr(points, name)))
     for name in ("put", "drop"):
         monkeypatch.setattr(Records, name, deadly(getattr(Records, name)))
     return found
