@@ -1,5 +1,7 @@
 """csi-node-dpu: where it is put together."""
 
+import gc
+
 from csi.node_dpu.announcing import Announcer
 from csi.node_dpu.calls import RecentCalls
 from csi.node_dpu.config import CsiNodeDpuConfig
@@ -93,4 +95,5 @@ async def start(config: CsiNodeDpuConfig, daemon: Daemon) -> None:
 
 
 def main() -> None:
+    gc.freeze()  # modules stay
     run("csi-node-dpu", CsiNodeDpuConfig, start)
