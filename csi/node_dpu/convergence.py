@@ -116,7 +116,8 @@ class Convergence:
         wanted = [desired.wanted(one, self._volumes.known) for one in mine]
         self._desired = {one.volume_id: one for one in wanted if one.volume_id}
         there = self._mirror.attachments
-        for one in desired.missing(wanted, there):
+        lost = desired.keyless(wanted, there, self._volumes.known)
+        for one in (*desired.missing(wanted, there), *lost):
             if not self._calls.running(one.volume_id) and one.volume_id not in self._work.errors:
                 self._work.add(one.volume_id)
         self._note_orphans(desired.orphans(wanted, there))
@@ -134,11 +135,14 @@ class Convergence:
         with logs.bound(volume=volume_id):
             wanted = self._desired.get(volume_id)
             there = volume_id in self._mirror.attachments
-            if wanted is not None and wanted.certain and not there:
+            if wanted is not None and wanted.certain and (not there or self._keyless(wanted)):
                 await self._attach(wanted)
             elif wanted is None and there and volume_id in self._orphaned_since and not self._calls.recent(volume_id):
                 _log.warning("%s is attached here but no VolumeAttachment names it: detaching", volume_id)
                 await self._mirror.detach(volume_id, seconds=_CALL_SECONDS)
+
+    def _keyless(self, wanted: Wanted) -> bool:
+        return bool(desired.keyless([wanted], self._mirror.attachments, self._volumes.known))
 
     async def _attach(self, wanted: Wanted) -> None:
         volume = self._volumes.known.get(wanted.persistent_volume)

@@ -128,6 +128,29 @@ def missing(desired: Iterable[Wanted], there: Iterable[str]) -> list[Wanted]:
     return [one for one in desired if one.certain and one.volume_id and one.volume_id not in have]
 
 
+def needs_keys(volume: PersistentVolume) -> bool:
+    """Whether it can only be attached with secrets; a volume that says nonsense cannot be attached at all."""
+    source = volume.spec.csi
+    try:
+        context = volume_context.parse((source.volume_attributes if source is not None else None) or {})
+    except InvalidArgument:
+        return False
+    return context.encryption or context.authentication or context.encryption_in_transit
+
+
+def keyless(
+    desired: Iterable[Wanted], there: Mapping[str, attacher_pb2.Attachment], volumes: Mapping[str, PersistentVolume]
+) -> list[Wanted]:
+    """Attachments that the DPU has lost and cannot bring back by itself, since keys are never on its disk."""
+    lost = {volume for volume, one in there.items() if one.state == attacher_pb2.ATTACHMENT_STATE_FAILED}
+    return [
+        one
+        for one in desired
+        if one.certain and one.volume_id in lost and one.persistent_volume in volumes
+        if needs_keys(volumes[one.persistent_volume])
+    ]
+
+
 def orphans(desired: Iterable[Wanted], there: Iterable[str]) -> list[str]:
     """Volumes of ours on the DPU that no VolumeAttachment accounts for.
 

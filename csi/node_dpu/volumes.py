@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from csi.controller import secrets, volume_context
 from csi.errors import InvalidArgument
+from csi.node_dpu.desired import needs_keys
 from dpu_offload_stubs.attacher.v1 import attacher_pb2
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import NotFound
@@ -40,9 +41,9 @@ class Volumes:
         source = volume.spec.csi
         if source is None:
             return
-        context = volume_context.parse(source.volume_attributes or {})
-        if not (context.encryption or context.authentication or context.encryption_in_transit):
+        if not needs_keys(volume):
             return
+        context = volume_context.parse(source.volume_attributes or {})
         reference = source.controller_publish_secret_ref
         if reference is None:
             raise InvalidArgument(

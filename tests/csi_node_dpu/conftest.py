@@ -85,13 +85,21 @@ class NodeDpuRig:
         metadata = {"name": name, "namespace": "default"}
         await self.kube.create(PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
 
-    async def persistent_volume(self, volume: Volume, name: str, *, claim: str = "", **attributes: str) -> None:
+    async def persistent_volume(
+        self, volume: Volume, name: str, *, claim: str = "", secret: str = "", **attributes: str
+    ) -> None:
         portals = [
             {"transport": "tcp", "address": address, "port": port}
             for address, port in zip(volume.addresses, volume.ports, strict=True)
         ]
         attributes = {"portals": msgspec.json.encode(portals).decode(), **attributes}
-        csi = {"driver": "csi.dpu-offload.io", "volumeHandle": volume.id, "volumeAttributes": attributes}
+        csi: dict[str, Any] = {
+            "driver": "csi.dpu-offload.io",
+            "volumeHandle": volume.id,
+            "volumeAttributes": attributes,
+        }
+        if secret:
+            csi["controllerPublishSecretRef"] = {"name": secret, "namespace": "default"}
         spec: dict[str, Any] = {"capacity": {"storage": "8Mi"}, "accessModes": ["ReadWriteOnce"], "csi": csi}
         if claim:
             reference = {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": "default", "name": claim}

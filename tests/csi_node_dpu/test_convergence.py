@@ -7,7 +7,7 @@ import pytest
 from csi.announcement import STORAGE_ANNOTATION, announced
 from csi.node_dpu.health import CONDITION
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
-from foundation.kube.resources import EVENTS, NODES, VOLUME_ATTACHMENTS
+from foundation.kube.resources import EVENTS, NODES, SECRETS, VOLUME_ATTACHMENTS
 from tests.csi_node_dpu.conftest import DPU, SERVER_NAME, NodeDpuRig
 from tests.dpu_rig.rig import HOST_NQN, eventually
 
@@ -145,6 +145,25 @@ async def test_after_everything_was_lost_the_host_finds_its_disk_where_it_was_to
     await rig.dpu.start_attacher()
     await _here(rig, {volume.id})
     assert (await rig.attached())[volume.id].function == attached.function
+
+
+async def test_an_encrypted_volume_comes_back_after_the_whole_dpu_was_lost(rig: NodeDpuRig) -> None:
+    """Its record is on the DPU's disk, its keys are not: they lie in Kubernetes."""
+    keys = {"encryptionKey": "0" * 31 + "1", "encryptionTweakKey": "0" * 31 + "2"}
+    secret = {"metadata": {"name": "keys", "namespace": "default"}, "stringData": keys}
+    await rig.kube.create(SECRETS, {"apiVersion": "v1", "kind": "Secret", **secret})
+    volume = await rig.dpu.volume("a")
+    await rig.persistent_volume(volume, "pv-a", secret="keys", encryption="true")
+    await rig.attachment("va-a", "pv-a", attached=True)
+    await rig.start()
+    await _here(rig, {volume.id})
+    assert rig.dpu.attacher is not None
+    await rig.stop()
+    await rig.dpu.attacher.aclose()
+    await rig.dpu.restart_dpu()
+    await rig.dpu.start_attacher()
+    await rig.start()
+    await _here(rig, {volume.id})
 
 
 async def test_a_told_function_that_is_another_volumes_by_now_is_reported(rig: NodeDpuRig) -> None:
