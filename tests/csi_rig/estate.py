@@ -207,6 +207,27 @@ class Estate:
         await self.retried(lambda: self.plant.unmount(volume, host))
         await self.retried(lambda: self.plant.unstage(volume, host))
 
+    async def expand(self, volume: csi_pb2.Volume, size: int) -> None:
+        """external-resizer: at the storage."""
+        request = csi_pb2.ControllerExpandVolumeRequest(
+            volume_id=volume.volume_id,
+            capacity_range=csi_pb2.CapacityRange(required_bytes=size),
+            volume_capability=SHARED,
+        )
+        await self.retried(lambda: self.plant.controller.ControllerExpandVolume(request))
+
+    async def grown(self, volume: csi_pb2.Volume, host: str, size: int) -> int:
+        """kubelet, afterwards: returns the size that the host has."""
+        request = csi_pb2.NodeExpandVolumeRequest(
+            volume_id=volume.volume_id,
+            volume_path=self.plant.pod(host, volume),
+            staging_target_path=self.plant.staging(host, volume),
+            capacity_range=csi_pb2.CapacityRange(required_bytes=size),
+            volume_capability=SHARED,
+        )
+        answer = await self.retried(lambda: self.plant.nodes[host].NodeExpandVolume(request))
+        return answer.capacity_bytes
+
     async def attach(self, volume: csi_pb2.Volume, host: str) -> str:
         return await self.mount(volume, host, await self.publish(volume, host))
 

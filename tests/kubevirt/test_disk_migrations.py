@@ -20,7 +20,7 @@ from lab.certificates import Authority
 from lab.hardware import loops
 from tests.csi_rig.estate import CONTROLLER, DPU_DAEMONS, HOST_DAEMONS, SHARED, Estate, estate, nursery
 from tests.csi_rig.machine import Machine
-from tests.csi_rig.plant import plant
+from tests.csi_rig.plant import MIB, plant
 from tests.csi_rig.scene import Scene
 from tests.csi_rig.target import Target
 from tests.dpu_rig.holding import held
@@ -270,3 +270,72 @@ async def test_who_is_cut_off_while_a_target_gets_its_list_back_stays_out(scene:
         await estate.unmount(volume, SOURCE)
         await estate.unpublish(volume, SOURCE)
     await scene.only(TARGET)
+
+
+@pytest.mark.parametrize("when", ["before the target has it", "with it on both"])
+async def test_a_disk_grows_while_the_machine_migrates(scene: Scene, when: str) -> None:
+    estate, volume = scene.estate, scene.volume
+    here = scene.machine(SOURCE, await estate.attach(volume, SOURCE))
+    await scene.write(here)
+    context = await estate.publish(volume, TARGET)
+    growing: asyncio.Future[Any] = asyncio.ensure_future(asyncio.sleep(0))
+    if when == "before the target has it":
+        growing = asyncio.ensure_future(estate.expand(volume, 128 * MIB))
+    there = scene.machine(TARGET, await estate.mount(volume, TARGET, context))
+    await growing
+    if when == "with it on both":
+        await estate.expand(volume, 128 * MIB)
+    for machine, host in ((here, SOURCE), (there, TARGET)):
+        assert await estate.grown(volume, host, 128 * MIB) == 128 * MIB
+        assert machine.size == 128 * MIB
+    await scene.write(there)
+    await estate.detach(volume, SOURCE)
+    await scene.only(TARGET)
+    assert there.read() == scene.written
+
+
+async def test_a_disk_grows_whose_dpus_nobody_looks_after(scene: Scene) -> None:
+    """SPDK tells the hosts by itself; the daemons that come back find it done."""
+    estate, volume = scene.estate, scene.volume
+    machines = {host: scene.machine(host, await estate.attach(volume, host)) for host in (SOURCE, TARGET)}
+    daemons = [f"{host}/{kind}" for host in machines for kind in DPU_DAEMONS]
+    await estate.kill(*daemons)
+    await estate.expand(volume, 128 * MIB)
+    for host, machine in machines.items():
+        assert await estate.grown(volume, host, 128 * MIB) == 128 * MIB
+        assert machine.size == 128 * MIB
+    await estate.start(*daemons)
+    await estate.detach(volume, SOURCE)
+    await scene.only(TARGET)
+
+
+async def test_disks_are_plugged_in_and_taken_out_while_the_machine_migrates(scene: Scene) -> None:
+    """KubeVirt has them in a pod of their own beside the launcher's, on either host."""
+    estate, system = scene.estate, scene.volume
+    here = scene.machine(SOURCE, await estate.attach(system, SOURCE))
+    await scene.write(here)
+    one, two = [Scene(estate, await estate.create(name)) for name in ("one", "two")]
+    try:
+        first = one.machine(SOURCE, await estate.attach(one.volume, SOURCE))
+        await one.write(first)
+        # One goes and the other comes while the target gets the system's disk.
+        context, path, _ = await asyncio.gather(
+            estate.publish(system, TARGET), estate.attach(two.volume, SOURCE), estate.detach(one.volume, SOURCE)
+        )
+        second = two.machine(SOURCE, path)
+        await asyncio.gather(two.write(second), scene.write(here))
+        # With the machine go the disks it has by then.
+        paths = await asyncio.gather(estate.mount(system, TARGET, context), estate.attach(two.volume, TARGET))
+        there, beside = scene.machine(TARGET, paths[0]), two.machine(TARGET, paths[1])
+        assert (there.read(), beside.read()) == (scene.written, two.written)
+        # The first one comes back to where the machine is now.
+        *_, path = await asyncio.gather(
+            estate.detach(system, SOURCE), estate.detach(two.volume, SOURCE), estate.attach(one.volume, TARGET)
+        )
+        assert one.machine(TARGET, path).read() == one.written
+        await asyncio.gather(scene.write(there), two.write(beside))
+        for each in (scene, one, two):
+            await each.only(TARGET)
+    finally:
+        one.close()
+        two.close()
