@@ -152,6 +152,8 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         if not request.HasField("capacity_range"):
             raise InvalidArgument("capacity_range is missing: say how large the volume shall be")
         size = create_volume.size_range(request.capacity_range)
+        if not size.required and not size.limit:
+            raise InvalidArgument("capacity_range is empty: say how large the volume shall be")
         if not backend.capabilities.expand:
             raise InvalidArgument(f"backend {backend.name} cannot make volumes larger")
         volume = await self._on_volume(context, request, lambda: backend.expand(volume_id.key, size))

@@ -47,7 +47,7 @@ async def list_snapshots(parts: Parts, request: csi_pb2.ListSnapshotsRequest) ->
     page([], str, token=request.starting_token, limit=request.max_entries)
     messages = [
         message
-        for message in await _all(parts)
+        for message in await _all(parts, of=request.snapshot_id or request.source_volume_id)
         if request.snapshot_id in ("", message.snapshot_id)
         and request.source_volume_id in ("", message.source_volume_id)
     ]
@@ -129,8 +129,13 @@ def _refuse_parameters(given: Any) -> None:
         raise InvalidArgument(f"VolumeSnapshotClass parameter {unknown[0][:80]!r} is unknown; there are none")
 
 
-async def _all(parts: Parts) -> list[csi_pb2.Snapshot]:
-    backends = [backend for backend in parts.registry.backends.values() if backend.capabilities.snapshots]
+async def _all(parts: Parts, *, of: str) -> list[csi_pb2.Snapshot]:
+    """Of every backend; with the id of a snapshot or volume only of its own, whatever the others do."""
+    backends = [
+        backend
+        for backend in parts.registry.backends.values()
+        if backend.capabilities.snapshots and (not of or of.startswith(f"{backend.name}:"))
+    ]
     lists = await asyncio.gather(*(backend.snapshots() for backend in backends))
     return [as_message(backend, each) for backend, found in zip(backends, lists, strict=True) for each in found]
 

@@ -7,7 +7,7 @@ import msgspec
 from csi import capabilities
 from csi.errors import InvalidArgument
 from csi.framework.backend import Portal, Volume
-from csi.framework.parameters import ClassParameters
+from csi.framework.parameters import ClassParameters, FunctionPolicy, TransportParameter
 from dpu_offload_stubs.csi import csi_pb2
 
 
@@ -18,8 +18,8 @@ class VolumeContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """
 
     portals: str = "[]"
-    transport: str = "dpu"
-    function_policy: str = "default"
+    transport: TransportParameter = "dpu"
+    function_policy: FunctionPolicy = "default"
     encryption: bool = False
     authentication: bool = False
     encryption_in_transit: bool = False

@@ -15,6 +15,9 @@ from csi.framework.backend import Qos
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+TransportParameter = Literal["dpu", "kernel"]
+FunctionPolicy = Literal["default", "hotplug", "static", "shared"]
+
 # external-provisioner's --extra-create-metadata adds keys below this prefix; secrets and fstype it strips itself.
 RESERVED_PREFIX = "csi.storage.k8s.io/"
 
@@ -27,8 +30,8 @@ class ClassParameters(
     vfio-pci for a virtual machine, and the host sees no disk."""
 
     backend: str = ""
-    transport: Literal["dpu", "kernel"] = "dpu"
-    function_policy: Literal["default", "hotplug", "static", "shared"] = "default"
+    transport: TransportParameter = "dpu"
+    function_policy: FunctionPolicy = "default"
     encryption: bool = False
     authentication: bool = False
     encryption_in_transit: bool = False

@@ -104,6 +104,9 @@ OTHERS = [
     ("ControllerPublishVolume", publish(volume_id="x"), MISSING),
     ("ControllerPublishVolume", publish(), MISSING),
     ("ControllerPublishVolume", publish(volume_context={"encryption": "maybe"}), INVALID),
+    # Of a PersistentVolume that somebody has written by hand.
+    ("ControllerPublishVolume", publish(volume_context={"transport": "kernl"}), INVALID),
+    ("ControllerPublishVolume", publish(volume_context={"functionPolicy": "Shared"}), INVALID),
     ("ControllerUnpublishVolume", csi_pb2.ControllerUnpublishVolumeRequest(), INVALID),
     ("ValidateVolumeCapabilities", csi_pb2.ValidateVolumeCapabilitiesRequest(), INVALID),
     ("ValidateVolumeCapabilities", csi_pb2.ValidateVolumeCapabilitiesRequest(volume_id=VOLUME), INVALID),
@@ -125,6 +128,11 @@ OTHERS = [
     ("GetSnapshot", csi_pb2.GetSnapshotRequest(snapshot_id=SNAPSHOT), MISSING),
     ("ControllerExpandVolume", csi_pb2.ControllerExpandVolumeRequest(), INVALID),
     ("ControllerExpandVolume", csi_pb2.ControllerExpandVolumeRequest(volume_id=VOLUME), INVALID),
+    (
+        "ControllerExpandVolume",
+        csi_pb2.ControllerExpandVolumeRequest(volume_id=VOLUME, capacity_range=size(0)),
+        INVALID,
+    ),
     (
         "ControllerExpandVolume",
         csi_pb2.ControllerExpandVolumeRequest(volume_id=VOLUME, capacity_range=size(-1)),

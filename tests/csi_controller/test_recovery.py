@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import grpc
 import pytest
 
 from csi import identity
@@ -160,3 +161,22 @@ async def test_expand_reaches_the_file_system(one: Plant) -> None:
     stats = csi_pb2.NodeGetVolumeStatsRequest(volume_id=volume.volume_id, volume_path=path)
     usage = (await one.nodes["host1"].NodeGetVolumeStats(stats)).usage
     assert usage[0].total > 400 * MIB
+
+
+async def test_a_backend_that_is_away_hides_nothing_of_the_others(bare: Plant) -> None:
+    """external-snapshotter asks for each snapshot by its id, until it is ready."""
+    away = section(bare.target)
+    (pool,) = away["pools"].values()  # type: ignore[attr-defined]  # a section is plain data
+    pool["address"] = f"unix:{bare.directory}/nobody"
+    await bare.start_controller(backends={"spdk": section(bare.target), "away": {**away, "kind": "spdk"}})
+    volume = await bare.create()
+    request = csi_pb2.CreateSnapshotRequest(name="s", source_volume_id=volume.volume_id)
+    snapshot = (await bare.controller.CreateSnapshot(request)).snapshot
+    for asked in (
+        csi_pb2.ListSnapshotsRequest(snapshot_id=snapshot.snapshot_id),
+        csi_pb2.ListSnapshotsRequest(source_volume_id=volume.volume_id),
+    ):
+        assert [entry.snapshot for entry in (await bare.controller.ListSnapshots(asked)).entries] == [snapshot]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await bare.controller.ListSnapshots(csi_pb2.ListSnapshotsRequest())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -109,12 +109,12 @@ class SpdkBackend:
         _refuse_unsupported_limits(spec.qos)
         self._store.chosen(spec.parameters)
         async with self._store.locks.hold(names.volume(spec.token)):
-            found, states = await self._maker.survey(names.volume(spec.token))
-            if found is not None:
-                pool, bdev = found
+            seen = await self._maker.survey(names.volume(spec.token))
+            if seen.found is not None:
+                pool, bdev = seen.found
                 await self._maker.compare(pool, bdev, spec)
             else:
-                pool, size = self._maker.place(spec, states)
+                pool, size = self._maker.place(spec, seen)
                 size = await self._maker.make(pool, size, spec)
                 bdev = None
             key = names.Place(pool.name, names.volume(spec.token)).key
@@ -208,7 +208,7 @@ class SpdkBackend:
     async def snapshot(self, token: str, source_key: str) -> Snapshot:
         place = names.volume_place(source_key)
         async with self._store.locks.hold(f"snapshot {token}"):
-            for present in await self.snapshots():
+            for present in await self._snapshots(needed=place.pool):
                 name = names.parse_snapshot(names.snapshot_place(present.key).lvol)
                 if name is None or name.token != token or name.members:
                     continue
@@ -244,9 +244,19 @@ class SpdkBackend:
         await self._groups.delete(key)
 
     async def snapshots(self) -> Sequence[Snapshot]:
+        return await self._snapshots()
+
+    async def _snapshots(self, *, needed: str = "") -> Sequence[Snapshot]:
+        """Of all pools; with `needed` of that one, and of those others that answer."""
         found: list[Snapshot] = []
         for pool in self._store.pools.values():
-            bdevs = await pool.all()
+            try:
+                bdevs = await pool.all()
+            except CsiError as error:
+                if needed in ("", pool.name):
+                    raise
+                _log.warning("backend %s: %s; its snapshots are not looked at", self.name, error)
+                continue
             found.extend(
                 self._store.snapshot_record(pool, lvol, bdev.size)
                 for lvol, bdev in bdevs.items()

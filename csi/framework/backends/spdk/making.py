@@ -1,9 +1,10 @@
 """Creation of a volume: where it goes, how it is made from its source, and whether one of its name is the same."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from csi.errors import AlreadyExists, CsiError, NotFound, OutOfRange
+from csi.errors import AlreadyExists, CsiError, InvalidArgument, NotFound, OutOfRange
 from csi.framework import naming as names
 from csi.framework.backend import Source, VolumeSpec
 from csi.framework.backends.spdk import placement
@@ -13,20 +14,28 @@ from csi.framework.backends.spdk.records import Bdev
 from csi.framework.backends.spdk.store import Store
 
 
+class Survey(NamedTuple):
+    """Where a volume is, the pools that answer, and why the others do not."""
+
+    found: tuple[Pool, Bdev] | None
+    states: Sequence[placement.PoolState]
+    failures: Mapping[str, CsiError]
+
+
 class Maker:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def survey(self, lvol: str) -> tuple[tuple[Pool, Bdev] | None, list[placement.PoolState]]:
-        """Where the volume is already, and all pools that answer. Raises when none does."""
+    async def survey(self, lvol: str) -> Survey:
+        """Where the volume is already, and how all pools are. Raises when none answers."""
         pools = list(self._store.pools.values())
         looks = await asyncio.gather(*(self._look(pool, lvol) for pool in pools), return_exceptions=True)
         states: list[placement.PoolState] = []
         found: tuple[Pool, Bdev] | None = None
-        failures: list[CsiError] = []
+        failures: dict[str, CsiError] = {}
         for pool, look in zip(pools, looks, strict=True):
             if isinstance(look, CsiError):
-                failures.append(look)
+                failures[pool.name] = look
             elif isinstance(look, BaseException):
                 raise look
             else:
@@ -35,24 +44,30 @@ class Maker:
                 if bdev is not None:
                     found = (pool, bdev)
         if found is None and not states:
-            raise failures[0]
-        return found, states
+            raise next(iter(failures.values()))
+        return Survey(found, states, failures)
 
     async def _look(self, pool: Pool, lvol: str) -> tuple[placement.PoolState, Bdev | None]:
         """The store is asked for first: once it is there, a volume that is not seen does not exist."""
         return await asyncio.gather(pool.state(), pool.glance(lvol))
 
-    def place(self, spec: VolumeSpec[SpdkParameters], states: Sequence[placement.PoolState]) -> tuple[Pool, int]:
-        allowed = list(states)
+    def place(self, spec: VolumeSpec[SpdkParameters], seen: Survey) -> tuple[Pool, int]:
+        allowed = set(spec.parameters.pools or self._store.pools)
         if spec.source is not None:
             # A clone shares clusters with its source, so it lives in the same store.
             place = (names.volume_place if spec.source.kind == "volume" else names.snapshot_place)(spec.source.key)
             self._store.pool(place.pool)
-            allowed = [state for state in states if state.name == place.pool]
-        if spec.parameters.pools:
-            allowed = [state for state in allowed if state.name in spec.parameters.pools]
+            if place.pool not in allowed:
+                raise InvalidArgument(
+                    f"source {spec.source.kind} {self._store.id(spec.source.key)} is in pool {place.pool}, the "
+                    f"StorageClass says pool={spec.parameters.pool}: data cannot be cloned across pools"
+                )
+            allowed = {place.pool}
+        answering = [state for state in seen.states if state.name in allowed]
+        if not answering:
+            raise seen.failures[min(allowed)]
         chosen, size = placement.choose(
-            allowed,
+            answering,
             spec.size,
             thick=spec.parameters.provisioning == "thick" and spec.source is None,
             default=self._store.config.default_size,
@@ -94,6 +109,8 @@ class Maker:
             raise AlreadyExists(
                 f"{who} with {bdev.size} bytes, which is not within {spec.size.required}..{spec.size.limit}"
             )
+        if spec.requisite and not any(placement.reaches(pool.config.topology, term) for term in spec.requisite):
+            raise AlreadyExists(f"{who} in pool {pool.name}, which is not reachable from the topology asked for")
         if spec.parameters.pools and pool.name not in spec.parameters.pools:
             raise AlreadyExists(f"{who} in pool {pool.name}, not in {spec.parameters.pool}")
         source = await self._source(pool, bdev, names.volume(spec.token))
