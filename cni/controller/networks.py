@@ -44,11 +44,12 @@ class Networks:
             network = self._checked(network)
         if network is not None:
             self._networks[key] = network
-        if old != network:
+        # Who got an address a moment ago may have nothing to claim it by yet, nor has a node its part of a layer3 one.
+        if not (isinstance(old, Network) and isinstance(network, Network) and old.addressing == network.addressing):
             for each in [each for each in self._pools if each[0] == key]:
                 del self._pools[each]
-        if isinstance(network, Network) and network.topology != "layer3":
-            self._renew(network, "", network.subnets)
+            if isinstance(network, Network) and network.topology != "layer3":
+                self._renew(network, "", network.subnets)
         touched = {rows.owner(key): None}
         touched.update((pod_owner(pod), None) for pod in self._pods_of.get(key, ()))
         return touched
@@ -287,7 +288,8 @@ class Networks:
     def _renew(self, network: Network, node: str, subnets: Iterable[IPNetwork]) -> Pool:
         reserved = 1 if network.advertise else RESERVED[network.topology]
         token = ("pool", network.key, node)
-        pool = Pool(tuple(subnets), token=token, reserved=reserved, excluded=network.excluded)
+        macs = () if node else (rows.DHCP_SERVER[1],)
+        pool = Pool(tuple(subnets), token=token, reserved=reserved, excluded=network.excluded, macs=macs)
         self._pools[network.key, node] = pool
         for claim_key, claim in self._claims.items():
             self._keep_claim(claim_key, claim, network, pool)

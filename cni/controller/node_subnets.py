@@ -29,8 +29,9 @@ class NodeSubnets:
         self.pools: dict[str, Pool] = {}
 
     def renew(self, name: str, node: Node | None) -> Pool | None:
-        """Looks anew at what a node has; its new pool, if it has usable subnets."""
-        if self._drop(name) is not None:
+        """Looks anew at what a node has; its pool, if it has usable subnets: a new one if they are others."""
+        old = self._drop(name)
+        if old is not None:
             self._on_change(("ranges",))
         if node is None:
             self._given.pop(name, None)
@@ -41,7 +42,12 @@ class NodeSubnets:
             return None
         if not subnets:
             return None
-        pool = Pool(subnets, token=("pool", name), reserved=RESERVED)
+        # Who got an address a moment ago may have nothing to claim it by yet.
+        pool = (
+            old
+            if old is not None and old.subnets == subnets
+            else Pool(subnets, token=("pool", name), reserved=RESERVED)
+        )
         self._add(name, pool)
         return pool
 

@@ -6,8 +6,10 @@ DHCP and router advertisement; other plugins' networks; claims over restarts; ba
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from ipaddress import ip_interface, ip_network
 from typing import Any
 
 import pytest
@@ -90,6 +92,39 @@ async def test_layer2(stage: Stage) -> None:
     assert stage.problems[Owner("pod", "ns/a")].reason == "NetworkMissing"
     assert not {name for name in stage.named("Logical_Switch_Port") if name.startswith("ns.blue")}
     assert "ns_a" in stage.named("Logical_Switch_Port"), "the default network does not depend on it"
+
+
+@pytest.mark.parametrize(
+    ("subnet", "excluded", "first"),
+    [("11.0.0.0/8", "11.0.0.0/9, 11.192.0.0/10", "11.128.0.0/10"), ("fd01::/64", "fd01::/65", "fd01:0:0:0:8000::/65")],
+)
+async def test_large_parts_that_nobody_gets_cost_nothing(stage: Stage, subnet: str, excluded: str, first: str) -> None:
+    stage.put("network", nad(subnets=subnet, excludeSubnets=excluded))
+    stage.put("pod", *(pod(f"p{index}", annotations=asking("blue")) for index in range(9)))
+    async with asyncio.timeout(10):
+        await stage.settle()
+    found = {stage.annotations[f"ns/p{index}"]["ns/blue"]["ips"][0] for index in range(9)}
+    assert len(found) == 9
+    assert all(ip_interface(each).ip in ip_network(first) for each in found)
+
+
+@pytest.mark.parametrize("topology", ["layer2", "layer3"])
+async def test_a_change_that_is_not_of_addresses_changes_none(stage: Stage, topology: str) -> None:
+    """Also of pods that have not been told of theirs yet."""
+    stage.put("network", nad(topology=topology, subnets="172.16.0.0/28/29"))
+    names = ("pa", "pb") if topology == "layer3" else ("pa", "pb", "pc", "pd")
+    for name in names:
+        stage.put("pod", pod(name, uid=name, on="n1" if name == "pa" else "n2", annotations=asking("blue")))
+        await stage.settle()
+    assert stage.problems == {}
+    stage.remove("pod", "ns/pa")
+    given = {name: stage.annotations[f"ns/{name}"]["ns/blue"]["ips"] for name in names[1:]}
+    stage.remove("node", "n1")
+    await stage.settle()
+    stage.put("network", nad(topology=topology, subnets="172.16.0.0/28/29", mtu=1300))
+    await stage.settle()
+    assert {name: stage.annotations[f"ns/{name}"]["ns/blue"]["ips"] for name in names[1:]} == given
+    assert stage.annotations["ns/pb"]["ns/blue"]["mtu"] == 1300
 
 
 async def test_guests_are_told_to_ask_for_their_ipv6_address(stage: Stage) -> None:

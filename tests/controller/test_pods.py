@@ -127,6 +127,8 @@ async def test_static_address(stage: Stage) -> None:
         ('{"ips": ["nonsense"]}', "InvalidAddressRequest", "no IP address"),
         ('{"mac": "nonsense"}', "InvalidAddressRequest", "no MAC address"),
         ('{"mac": "01:00:5e:00:00:01"}', "InvalidAddressRequest", "multicast"),
+        ('{"mac": "0A:58:0a:01:00:01"}', "InvalidAddressRequest", "the network's own"),  # the router's
+        ('{"mac": "0a:58:0a:01:00:02"}', "InvalidAddressRequest", "the network's own"),  # the node's
     ],
 )
 async def test_bad_requests_disturb_nobody(stage: Stage, request_text: str, reason: str, message: str) -> None:
@@ -283,6 +285,23 @@ async def test_nodes_get_subnets_of_the_clusters_ranges(northbound: Northbound) 
         await second.settle()
         assert json.loads(second.node_annotations["n1"][NODE_SUBNETS]) == subnets["n1"]
         assert second.annotations["ns/web"]["default"]["ips"][0] == address
+
+
+async def test_a_subnet_that_is_told_of_later_keeps_what_was_given_from_it(northbound: Northbound) -> None:
+    """A pod's address may not be on the pod yet when the node's subnet comes back as its annotation."""
+    async with Stage(northbound.remote, ranges=["10.1.0.0/24"], host_prefixes=(29, 64)) as stage:
+        stage.put("node", node("n1"))
+        for name in "abcd":
+            stage.put("pod", pod(name, uid=name))
+            await stage.settle()
+        assert stage.problems == {}
+        given = {name: stage.annotations[f"ns/{name}"] for name in "bcd"}
+        stage.remove("pod", "ns/a")
+        made = node("n1")
+        made["metadata"]["annotations"] = {NODE_SUBNETS: stage.node_annotations["n1"][NODE_SUBNETS]}
+        stage.put("node", made)
+        await stage.settle()
+        assert {name: stage.annotations[f"ns/{name}"] for name in "bcd"} == given
 
 
 async def test_ranges_run_out_and_are_retried(northbound: Northbound) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import zlib
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 from cni.controller.errors import AddressConflict, AddressesExhausted, InvalidAddressRequest
@@ -35,10 +35,11 @@ class _Subnet:
         self.excluded = [each for each in excluded if each.version == network.version]
         self.network = network
         self.base = int(network.network_address)
-        size = network.num_addresses
         # The first address names the subnet, the last of IPv4 is its broadcast.
         self.first = 1 + reserved
-        self.last = min(size - (2 if network.version == 4 else 1), LARGEST)
+        self.top = network.num_addresses - (2 if network.version == 4 else 1)
+        self.parts = _without(range(self.first, self.top + 1), self.base, self.excluded)
+        self.count = min(sum(map(len, self.parts)), LARGEST - reserved)
         self.holders: dict[int, str] = {}
 
     def offset(self, address: IPAddress) -> int:
@@ -53,8 +54,7 @@ class _Subnet:
 
     def may_have(self, address: IPAddress) -> bool:
         """Whether an address of the subnet is neither reserved nor its broadcast."""
-        top = self.network.num_addresses - (2 if self.network.version == 4 else 1)
-        return self.first <= self.offset(address) <= top
+        return self.first <= self.offset(address) <= self.top
 
     def excludes(self, address: IPAddress) -> bool:
         return any(address in each for each in self.excluded)
@@ -62,15 +62,35 @@ class _Subnet:
     def pick(self, seed: str) -> int | None:
         """A free offset; where the search begins is a function of the seed, so that an address is not soon reused,
         and the same name finds the same address again while it is free."""
-        count = self.last - self.first + 1
-        if count <= 0 or len(self.holders) >= count:
+        if not self.count:
             return None
-        start = zlib.crc32(seed.encode()) % count
-        for step in range(count):
-            offset = self.first + (start + step) % count
-            if offset not in self.holders and not self.excludes(self.address(offset)):
+        start = zlib.crc32(seed.encode()) % self.count
+        # Of one more than there are holders, one is free.
+        for step in range(min(self.count, len(self.holders) + 1)):
+            offset = self._nth((start + step) % self.count)
+            if offset not in self.holders:
                 return offset
         return None
+
+    def _nth(self, index: int) -> int:
+        for part in self.parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
+
+
+def _without(offsets: range, base: int, excluded: Sequence[IPNetwork]) -> list[range]:
+    """What is left of a subnet's offsets: so that a search need not walk through millions that nobody gets."""
+    left = []
+    at = offsets.start
+    for network in sorted(excluded, key=lambda each: int(each.network_address)):
+        begin = int(network.network_address) - base
+        if begin > at:
+            left.append(range(at, min(begin, offsets.stop, at + LARGEST)))
+        at = max(at, begin + network.num_addresses)
+    left.append(range(at, min(offsets.stop, at + LARGEST)))
+    return [each for each in left if each]
 
 
 class Pool:
@@ -88,12 +108,15 @@ class Pool:
         token: Hashable,
         reserved: int = 2,
         excluded: tuple[IPNetwork, ...] = (),
+        macs: Collection[str] = (),
     ) -> None:
+        """`macs`: nobody gets these, nor those of the reserved addresses."""
         self.subnets = subnets
         self.token = token
         self._subnets = {network.version: _Subnet(network, reserved, excluded) for network in subnets}
         self._held: dict[str, Assignment] = {}
         self._macs: dict[str, str] = {}
+        self._reserved_macs = {*macs, *(mac_of(each[index + 1]) for each in subnets for index in range(reserved))}
 
     def held(self, holder: str) -> Assignment | None:
         """What a holder has."""
@@ -123,7 +146,7 @@ class Pool:
                 return False
             found[address.version] = (subnet, subnet.offset(address))
         whole = len(found) == len(self._subnets) == len(previous.ips)
-        if not (whole or (partly and found)) or mac in self._macs:
+        if not (whole or (partly and found)) or mac in self._macs or mac in self._reserved_macs:
             return False
         self._take(holder, list(found.values()), mac)
         return True
@@ -216,7 +239,7 @@ class Pool:
             mac = mac_of(subnet.address(offset))
         else:
             mac = mac_without_address(holder)
-        while mac in self._macs:  # somebody asked for just this one
+        while mac in self._macs or mac in self._reserved_macs:  # somebody asked for just this one
             mac = f"{mac[:2]}:{(int(mac[3:5], 16) + 2) % 256:02x}{mac[5:]}"
         return mac
 
@@ -225,6 +248,8 @@ class Pool:
             mac = parse_mac(text)
         except ValueError as error:
             raise InvalidAddressRequest(str(error)) from None
+        if mac in self._reserved_macs:
+            raise InvalidAddressRequest(f"MAC address {mac} is the network's own (router, management port or DHCP)")
         if mac in self._macs:
             raise AddressConflict(f"MAC address {mac} is in use by another pod or machine", waits_for=self.token)
         return mac

@@ -70,6 +70,11 @@ class Network:
     advertise: bool = False
     """Whether routers are advertised (RFC 4861), so that guests ask for their IPv6 address by DHCP."""
 
+    @property
+    def addressing(self) -> tuple[object, ...]:
+        """All that addresses given out depend on."""
+        return (self.topology, self.subnets, self.host_prefixes, self.excluded, self.advertise, self.title)
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
