@@ -131,7 +131,7 @@ class _Assembly:
         daemon.spawn(pods.run(), name="pods")
         events.subscribe(keeper.note, on_loss=keeper.add_all)
         if switch is not None:
-            switch.subscribe(keeper.add, replaced=keeper.add_all)
+            switch.subscribe(keeper.note_port, replaced=keeper.add_all)
         daemon.spawn(events.run(), name="link events")
         daemon.spawn(keeper.run(), name="keeper")
         keeper.add_all()
@@ -166,7 +166,7 @@ class _Assembly:
         events.subscribe(representors.note, on_loss=representors.scan)
         representors.scan()
         representors.subscribe(lambda: self._keeper.add_functions())
-        return LocalOvsSide(
+        local = LocalOvsSide(
             switch,
             representors,
             node,
@@ -175,6 +175,8 @@ class _Assembly:
             controller=self._controller,
             flows=SwitchFlows(switch, self._vswitchd, lambda name: self._sysfs.switch_port(name)[0]),
         )
+        events.subscribe(local.note, on_loss=local.note_loss)
+        return local
 
     def _follow_node(
         self, node: NetworkNamespace, client: KubeClient, events: LinkEvents, switch: Switch | None, ovs: OvsSide

@@ -16,12 +16,9 @@ async def flush(vswitchd: Vswitchd, addresses: Iterable[str]) -> None:
     A switch that is away has nothing to forget when it comes back with a userspace datapath; with the kernel's, entries
     end by their own time-outs. So a failure is logged and goes no further.
     """
-    for address in addresses:
-        ip = ipaddress.ip_interface(address).ip
-        kind = "ct_nw" if ip.version == 4 else "ct_ipv6"
-        for end in ("src", "dst"):
-            try:
-                await vswitchd.command("dpctl/flush-conntrack", f"{kind}_{end}={ip}")
-            except TryLater as error:
-                _log.warning("connections of %s are not flushed: %s", ip, error)
-                return
+    ips = [ipaddress.ip_interface(address).ip for address in addresses]
+    matches = [f"{'ct_nw' if ip.version == 4 else 'ct_ipv6'}_{end}={ip}" for ip in ips for end in ("src", "dst")]
+    try:
+        await vswitchd.commands(("dpctl/flush-conntrack", match) for match in matches)
+    except TryLater as error:
+        _log.warning("connections of %s are not flushed: %s", ", ".join(map(str, ips)), error)

@@ -59,7 +59,7 @@ class ContainerSide:
 
     async def free_name(self, namespace: NetworkNamespace, ifname: str) -> None:
         """Raises InterfaceTaken when the pod has an interface of this name."""
-        await namespace.run(lambda netlink: links.rename_possible(netlink, ifname))
+        await namespace.run(lambda _: links.rename_possible(ifname))
 
     async def attach(
         self, attachment: Attachment, namespace: NetworkNamespace, *, linked: asyncio.Event
@@ -132,7 +132,7 @@ class ContainerSide:
             return
         _, original = mark
         if link.kind == "veth" and original is None:
-            await self._node.run(lambda netlink: links.delete(netlink, link.index))
+            await self._node.run(lambda netlink: links.delete(netlink, link.name))
         else:
             await self._node.run(lambda netlink: _restore(netlink, link, original))
 
@@ -158,14 +158,14 @@ class ContainerSide:
         linked.set()
 
         def configure(netlink: IPRoute) -> Link:
-            link = links.find(netlink, name=attachment.ifname)
+            link = links.glance(attachment.ifname)
             if link is None:
                 raise LinkFailed(f"interface {attachment.ifname} vanished as soon as it was made; did the sandbox end?")
             own = assignment.of_interface()
             return links.configure(netlink, link, own, alias=alias, finish_checksums=self._userspace())
 
         def marked(netlink: IPRoute) -> Link:
-            end = links.find(netlink, name=attachment.link)
+            end = links.glance(attachment.link)
             if end is None:
                 raise LinkFailed(f"the node's end {attachment.link} of the veth pair vanished; did the sandbox end?")
             links.change(netlink, end.index, f"mark {end.name}", ifalias=alias)
@@ -176,45 +176,40 @@ class ContainerSide:
         return node_end, _pod_interface(attachment, link, namespace, "")
 
     async def _detach_veth(self, attachment: Attachment, namespace: NetworkNamespace | None) -> None:
-        def remove(netlink: IPRoute) -> bool:
-            end = links.find(netlink, name=attachment.link)
-            if end is not None:
-                links.delete(netlink, end.index)
-            return end is not None
-
         def remove_in_pod(netlink: IPRoute) -> None:
             end = links.find_marked(netlink, attachment.id)
             if end is not None:
-                links.delete(netlink, end.index)
+                links.delete(netlink, end.name)
 
-        if not await self._node.run(remove) and namespace is not None:
+        removed = await self._node.run(lambda netlink: links.delete(netlink, attachment.link))
+        if not removed and namespace is not None:
             await namespace.run(remove_in_pod)
 
     # --- a card's function -----------------------------------------------------------------------------------------
 
     async def _attach_function(self, attachment: Attachment, namespace: NetworkNamespace) -> Link:
-        assignment = attachment.assignment
-        assert attachment.original is not None
-        alias = links.mark(attachment.id, attachment.original)
+        assignment, original = attachment.assignment, attachment.original
+        assert original is not None
+        alias = links.mark(attachment.id, original)
 
         def hand_over(netlink: IPRoute) -> None:
-            link = self._netdev(netlink, attachment) or links.find_marked(netlink, attachment.id)
+            link = self._netdev(attachment) or links.find_marked(netlink, attachment.id)
             if link is None:
                 raise LinkFailed(
                     f"function {_address(attachment)} has no network device on this node any more; see who took it"
                 )
             links.change(netlink, link.index, f"mark {link.name}", ifalias=alias)
-            links.remove_altnames(netlink, link)
+            links.remove_altnames(netlink, link.index, original.altnames)
             links.move(netlink, link, namespace=namespace.fd, name=attachment.ifname)
 
         def finish(netlink: IPRoute) -> Link | None:
-            link = _ours(netlink, attachment, attachment.ifname)
+            link = links.glance(attachment.ifname)
             if link is None:
                 return None
             return links.configure(netlink, link, assignment.of_interface(), alias=alias, finish_checksums=False)
 
         namespace.warm()
-        if attachment.original.admin_mac:
+        if original.admin_mac:
             await self._set_admin_mac(attachment, assignment.mac)
         await self._node.run(hand_over)
         link = await namespace.run(finish)
@@ -226,16 +221,21 @@ class ContainerSide:
         original = attachment.original
         assert original is not None
 
-        def give_back(netlink: IPRoute) -> None:
+        def give_back(netlink: IPRoute) -> bool:
+            """Whether it is wholly as it was."""
             link = _ours(netlink, attachment, attachment.ifname)
             if link is None:
-                return
+                return False
+            # The mark goes last, so a function with other names still to be restored keeps it.
+            attributes = {} if original.altnames else _as_before(link, original)
             try:
-                links.move(netlink, link, namespace=self._node.fd, name=original.name)
+                links.move(netlink, link, namespace=self._node.fd, name=original.name, **attributes)
             except InterfaceTaken:
                 # The kernel moves first and renames then: the function may be back already, under its name in the pod.
                 if links.find_marked(netlink, attachment.id) is not None:
                     links.move(netlink, link, namespace=self._node.fd, name=veth_name(attachment.id))
+                return False
+            return bool(attributes)
 
         def restore(netlink: IPRoute) -> bool:
             link = _ours(netlink, attachment, original.name)
@@ -245,9 +245,8 @@ class ContainerSide:
 
         returned = self._returning[attachment.id] = asyncio.Event()
         try:
-            if namespace is not None:
-                await namespace.run(give_back)
-            if not await self._node.run(restore) and namespace is None:
+            restored = namespace is not None and await namespace.run(give_back)
+            if not restored and not await self._node.run(restore) and namespace is None:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(returned.wait(), _RETURN_SECONDS)
                     await self._node.run(restore)
@@ -256,8 +255,8 @@ class ContainerSide:
         finally:
             del self._returning[attachment.id]
 
-    def _netdev(self, netlink: IPRoute, attachment: Attachment) -> Link | None:
-        """The function's netdev by its PCI address; by its old name only where sysfs shows none."""
+    def _netdev(self, attachment: Attachment) -> Link | None:
+        """The function's netdev on the node, by its PCI address; in the thread of the node's namespace."""
         assert attachment.function is not None
         try:
             if attachment.function.scalable:
@@ -266,7 +265,7 @@ class ContainerSide:
                 names = self._sysfs.netdevs(attachment.function.address)
         except PciError:
             return None
-        return next((link for name in names if (link := links.find(netlink, name=name)) is not None), None)
+        return next((link for name in names if (link := links.glance(name)) is not None), None)
 
     async def _set_admin_mac(self, attachment: Attachment, mac: str) -> None:
         """Through the physical function, where its driver lets it: guests of vfio-pci then start with this address."""
@@ -313,17 +312,23 @@ def _restore(netlink: IPRoute, link: Link, original: Original | None) -> None:
     """Gives a function's netdev its name, MAC, MTU and alternative names back, and takes the mark off last."""
     if link.up:
         links.change(netlink, link.index, f"take {link.name} down", state="down")
-    attributes: dict[str, str | int] = {"ifalias": ""}
+    attributes = _as_before(link, original)
     if original is not None:
         links.restore_altnames(netlink, link.index, original.altnames)
-        if original.mac and link.mac != original.mac:
-            attributes["address"] = original.mac
-        if original.mtu and link.mtu != original.mtu:
-            attributes["mtu"] = original.mtu
         if link.name != original.name:
             attributes["ifname"] = _free_name(netlink, link, original.name)
     # The kernel takes these in one step, the alias after the others.
     links.change(netlink, link.index, f"restore {link.name} to {attributes}", **attributes)
+
+
+def _as_before(link: Link, original: Original | None) -> dict[str, str | int]:
+    """What a function's netdev must be given: MAC and MTU that it had, and no mark of ours."""
+    attributes: dict[str, str | int] = {"ifalias": ""}
+    if original is not None and original.mac and link.mac != original.mac:
+        attributes["address"] = original.mac
+    if original is not None and original.mtu and link.mtu != original.mtu:
+        attributes["mtu"] = original.mtu
+    return attributes
 
 
 def _free_name(netlink: IPRoute, link: Link, wanted: str) -> str:

@@ -85,6 +85,12 @@ class Keeper:
         if mark is not None and mark[1] is not None and not event.gone and not self._locks.held(mark[0]):
             self._queue.add(mark[0])
 
+    def note_port(self, identity: str) -> None:
+        """A port of ours vanished or lost its identity, which is no news while its attachment is being removed."""
+        attachment = self._store.get(identity)
+        if attachment is None or attachment.phase != "deleting":
+            self._queue.add(identity)
+
     async def settled(self) -> None:
         await self._queue.idle()
 

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -16,7 +17,8 @@ _log = logging.getLogger(__name__)
 _RTMGRP_LINK = 1
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _REQUEST, _DUMP = 0x1, 0x300
-_IFNAME, _ALIAS, _SWITCH_ID, _PORT_NAME = 3, 20, 36, 38
+_IFNAME, _MTU, _ALIAS, _SWITCH_ID, _PORT_NAME = 3, 4, 20, 36, 38
+_UP = 1
 _HEADER, _INFO, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BxHiII"), struct.Struct("=HH")
 _RECEIVE_BUFFER = 4 * 1024 * 1024
 
@@ -27,6 +29,8 @@ class LinkEvent(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     name: str
     gone: bool
+    up: bool = False
+    mtu: int = 0
     alias: str = ""
     switch_id: str = ""
     port_name: str = ""
@@ -40,12 +44,14 @@ def parse(data: bytes) -> Iterator[LinkEvent]:
         if length < _HEADER.size or at + length > len(data):
             return
         if kind in (_NEWLINK, _DELLINK) and length >= _HEADER.size + _INFO.size:
-            _, _, index, _, _ = _INFO.unpack_from(data, at + _HEADER.size)
+            _, _, index, flags, _ = _INFO.unpack_from(data, at + _HEADER.size)
             found = dict(_attributes(data[at + _HEADER.size + _INFO.size : at + length]))
             yield LinkEvent(
                 index=index,
                 name=_string(found.get(_IFNAME, b"")),
                 gone=kind == _DELLINK,
+                up=bool(flags & _UP),
+                mtu=int.from_bytes(found.get(_MTU, b""), sys.byteorder),
                 alias=_string(found.get(_ALIAS, b"")),
                 switch_id=found.get(_SWITCH_ID, b"").hex(),
                 port_name=_string(found.get(_PORT_NAME, b"")),

@@ -24,10 +24,11 @@ from cni.node.errors import InterfaceTaken, LinkFailed
 
 ALIAS = "dpu-offload"
 _SIOCETHTOOL, _ETHTOOL_STXCSUM = 0x8946, 0x17
+_SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFHWADDR, _SIOCGIFINDEX = 0x8913, 0x8921, 0x8927, 0x8933
+_IFREQ_BYTES, _IFREQ_VALUE = 40, 16
 _NODAD, _ONLINK = 0x02, 4
 _IFF_UP = 1
-# The first link of every network namespace.
-_LOOPBACK = 1
+_LOOPBACK = "lo"
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +85,26 @@ def find(netlink: IPRoute, *, name: str = "", index: int = 0) -> Link | None:
     return next((_link(message) for message in found), None)
 
 
+def glance(name: str) -> Link | None:
+    """As `find` in the calling thread's namespace, with what ioctl(2) tells (netdevice(7)): no alias, kind and other
+    names, but nor a wait for the lock that OVS and everybody else who changes links holds for milliseconds."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+
+        def ask(request: int) -> bytes:
+            asked = struct.pack(f"{_IFREQ_BYTES}s", name.encode())
+            return fcntl.ioctl(control, request, asked)[_IFREQ_VALUE:]
+
+        try:
+            index, mtu = (struct.unpack_from("i", ask(request))[0] for request in (_SIOCGIFINDEX, _SIOCGIFMTU))
+            (flags,) = struct.unpack_from("H", ask(_SIOCGIFFLAGS))
+            mac = ask(_SIOCGIFHWADDR)[2:8].hex(":")
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise LinkFailed(f"the kernel does not show link {name}", details=str(error)) from error
+    return Link(index=index, name=name, mac=mac, mtu=mtu, up=bool(flags & _IFF_UP))
+
+
 def all_links(netlink: IPRoute) -> list[Link]:
     return [_link(message) for message in netlink.link("dump")]
 
@@ -108,9 +129,9 @@ def create_veth(netlink: IPRoute, *, name: str, peer: str, peer_namespace: int, 
         raise LinkFailed(f"the kernel refused to make the veth pair {name} - {peer}", details=str(error)) from error
 
 
-def rename_possible(netlink: IPRoute, ifname: str) -> None:
-    """Raises InterfaceTaken when the namespace already has a link of this name."""
-    if find(netlink, name=ifname) is not None:
+def rename_possible(ifname: str) -> None:
+    """Raises InterfaceTaken when the calling thread's namespace already has a link of this name."""
+    if glance(ifname) is not None:
         raise _taken(ifname)
 
 
@@ -120,13 +141,26 @@ def _taken(ifname: str) -> InterfaceTaken:
     )
 
 
-def delete(netlink: IPRoute, index: int) -> None:
-    """Succeeds when it is gone already."""
+def delete(netlink: IPRoute, name: str) -> bool:
+    """False when it is gone already."""
     try:
-        netlink.link("del", index=index)
+        netlink.link("del", ifname=name)
     except NetlinkError as error:
-        if error.code != errno.ENODEV:
-            raise LinkFailed(f"the kernel refused to delete link {index}", details=str(error)) from error
+        if error.code == errno.ENODEV:
+            return False
+        raise LinkFailed(f"the kernel refused to delete link {name}", details=str(error)) from error
+    return True
+
+
+def take_up(netlink: IPRoute, name: str, *, mtu: int) -> bool:
+    """False when there is no such link; an `mtu` of 0 is left as it is."""
+    try:
+        netlink.link("set", ifname=name, state="up", **({"mtu": mtu} if mtu else {}))
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return False
+        raise LinkFailed(f"the kernel refused to take {name} up with MTU {mtu}", details=str(error)) from error
+    return True
 
 
 def change(netlink: IPRoute, index: int, what: str, **attributes: Any) -> None:
@@ -156,11 +190,14 @@ def has_classifier(netlink: IPRoute, index: int) -> bool:
         return any(one.get_attr("TCA_KIND") in ("ingress", "clsact") for one in netlink.get_qdiscs(index=index))
 
 
-def remove_altnames(netlink: IPRoute, link: Link) -> None:
+def remove_altnames(netlink: IPRoute, index: int, altnames: tuple[str, ...]) -> None:
     """A link cannot enter a namespace where one of its alternative names is in use, so they stay behind."""
-    if link.altnames:
-        with refusing(f"take the alternative names off {link.name}"):
-            netlink.link("property_del", index=link.index, altname=list(link.altnames))
+    for name in altnames:
+        try:
+            netlink.link("property_del", index=index, altname=[name])
+        except NetlinkError as error:
+            if error.code != errno.ENOENT:
+                raise LinkFailed(f"the kernel does not remove alternative name {name}", details=str(error)) from error
 
 
 def restore_altnames(netlink: IPRoute, index: int, altnames: tuple[str, ...]) -> None:
@@ -172,10 +209,13 @@ def restore_altnames(netlink: IPRoute, index: int, altnames: tuple[str, ...]) ->
                 raise LinkFailed(f"the kernel refused alternative name {name}", details=str(error)) from error
 
 
-def move(netlink: IPRoute, link: Link, *, namespace: int, name: str) -> None:
-    """Moves a link and renames it in one step. The kernel takes it down and drops its addresses."""
+def move(netlink: IPRoute, link: Link, *, namespace: int, name: str, **attributes: str | int) -> None:
+    """Moves a link, gives it `attributes` and renames it, in this order and one step; only an alias comes after.
+
+    The kernel takes it down and drops its addresses.
+    """
     try:
-        netlink.link("set", index=link.index, net_ns_fd=namespace, ifname=name)
+        netlink.link("set", index=link.index, net_ns_fd=namespace, ifname=name, **attributes)
     except NetlinkError as error:
         if error.code == errno.EEXIST:
             raise _taken(name) from error
@@ -194,15 +234,17 @@ def configure(netlink: IPRoute, link: Link, assignment: Assignment, *, alias: st
         _enable_ipv6(link.name)
     mac = assignment.mac
     # The kernel takes no alias when a link is made.
-    needed: dict[str, Any] = {} if link.alias == alias else {"ifalias": alias}
+    needed: dict[str, Any] = {"ifalias": alias}
     if mac and link.mac != mac:
         needed["address"] = mac
     if mtu and link.mtu != mtu:
         needed["mtu"] = mtu
     if ("address" in needed or "mtu" in needed) and link.up:
         change(netlink, link.index, f"take {link.name} down", state="down")
-    change(netlink, link.index, f"set up {link.name} with {needed or 'what it has'}", state="up", **needed)
-    change(netlink, _LOOPBACK, "take the loopback up", state="up")
+    change(netlink, link.index, f"set up {link.name} with {needed}", state="up", **needed)
+    loopback = glance(_LOOPBACK)
+    if loopback is not None and not loopback.up:
+        change(netlink, loopback.index, "take the loopback up", state="up")
     for address in assignment.ips:
         interface = ipaddress.ip_interface(address)
         flags = {"flags": _NODAD} if interface.version == 6 else {}

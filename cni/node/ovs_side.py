@@ -10,9 +10,10 @@ from pyroute2 import IPRoute
 from cni.node import links
 from cni.node.attachments import Attachment
 from cni.node.conntrack import flush
-from cni.node.errors import LinkFailed, SwitchFailed, TryLater
+from cni.node.errors import CniNodeError, LinkFailed, SwitchFailed, TryLater
 from cni.node.keyed_locks import KeyedLocks
 from cni.node.limits import limits_of
+from cni.node.link_events import LinkEvent
 from cni.node.netns import NetworkNamespace
 from cni.node.offload import OffloadReport
 from cni.node.ovn_controller import OvnController
@@ -93,6 +94,7 @@ class LocalOvsSide:
         self._locks = KeyedLocks()
         self._flushing = asyncio.Lock()
         self._users: dict[str, str] = {}
+        self._up: dict[str, int] = {}
         self._running: set[asyncio.Task[None]] = set()
 
     def problem(self) -> str:
@@ -100,6 +102,16 @@ class LocalOvsSide:
 
     def admit(self, attachment: Attachment) -> None:
         """A switch takes whatever has a link."""
+
+    def note(self, event: LinkEvent) -> None:
+        """A representor that somebody takes down, or gives another MTU, is not as `plug` left it."""
+        mtu = self._up.get(event.name)
+        if mtu is not None and (event.gone or not event.up or mtu not in (0, event.mtu)):
+            del self._up[event.name]
+
+    def note_loss(self) -> None:
+        """Link events were lost: anything may have happened."""
+        self._up.clear()
 
     async def find(self, attachment: Attachment, *, deadline: float) -> str:
         """The node's netdev to plug. Raises SwitchFailed when a representor stays missing."""
@@ -180,17 +192,17 @@ class LocalOvsSide:
             return
         mtu = attachment.assignment.mtu
         self._users[link] = attachment.id
-
-        def work(netlink: IPRoute) -> None:
-            found = links.find(netlink, name=link)
-            if found is None:
-                raise SwitchFailed(f"representor {link} vanished; try again when it is back")
-            options = {"mtu": mtu} if mtu and found.mtu != mtu else {}
-            if options or not found.up:
-                links.change(netlink, found.index, f"take {link} up", state="up", **options)
-
         async with self._locks.hold(link):
-            await self._node.run(work)
+            if self._up.get(link) == mtu:
+                return
+            # Before it is so: who takes it down meanwhile has the last word.
+            self._up[link] = mtu
+            try:
+                if not await self._node.run(lambda netlink: links.take_up(netlink, link, mtu=mtu)):
+                    raise SwitchFailed(f"representor {link} vanished; try again when it is back")
+            except CniNodeError:
+                self._up.pop(link, None)
+                raise
 
     def _behind(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs behind the answer."""
@@ -208,6 +220,7 @@ class LocalOvsSide:
         await asyncio.sleep(_QUIET_SECONDS)
         async with self._locks.hold(link):
             if link not in self._users:
+                self._up.pop(link, None)
                 try:
                     await self._node.run(lambda netlink: _take_down(netlink, link))
                 except LinkFailed as error:

@@ -1,9 +1,10 @@
-"""Asking ovs-vswitchd over its control socket (ovs-appctl's protocol: JSON-RPC, one request a connection)."""
+"""Asking ovs-vswitchd over its control socket (ovs-appctl's protocol: JSON-RPC, one request after another)."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -31,23 +32,21 @@ class Vswitchd:
 
     async def command(self, name: str, *words: str) -> str:
         """The text that ovs-appctl would print. Raises TryLater, also when the command is refused."""
+        (text,) = await self.commands([(name, *words)])
+        return text
+
+    async def commands(self, commands: Iterable[tuple[str, ...]]) -> list[str]:
+        """The text for each (name, word, ...), over one connection. Raises TryLater at the first that is refused."""
         path = self._socket()
         try:
             async with asyncio.timeout(_SECONDS):
                 reader, writer = await asyncio.open_unix_connection(str(path))
                 try:
-                    writer.write(json.dumps({"id": 0, "method": name, "params": words}).encode())
-                    framer = Framer()
-                    while chunk := await reader.read(_CHUNK):
-                        for answer in framer.feed(chunk):
-                            if answer.error is not None:
-                                raise TryLater(f"ovs-vswitchd refuses {name}: {answer.error}")
-                            return msgspec.json.decode(answer.result, type=str)
+                    return [await _ask(reader, writer, *command) for command in commands]
                 finally:
                     writer.close()
         except (OSError, OvsdbError, TimeoutError, msgspec.MsgspecError) as error:
             raise TryLater(f"ovs-vswitchd does not answer at {path}: {error or type(error).__name__}") from error
-        raise TryLater(f"ovs-vswitchd closed {path} without an answer to {name}")
 
     def incarnation(self) -> str:
         """Differs after each start of ovs-vswitchd. Raises TryLater when it does not run."""
@@ -71,3 +70,14 @@ class Vswitchd:
         if not found:
             raise TryLater(f"no control socket of ovs-vswitchd in {self._directory}; is it running?")
         return found[-1]
+
+
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str, *words: str) -> str:
+    writer.write(json.dumps({"id": 0, "method": name, "params": words}).encode())
+    framer = Framer()
+    while chunk := await reader.read(_CHUNK):
+        for answer in framer.feed(chunk):
+            if answer.error is not None:
+                raise TryLater(f"ovs-vswitchd refuses {name}: {answer.error}")
+            return msgspec.json.decode(answer.result, type=str)
+    raise ConnectionResetError(f"it closed the connection without an answer to {name}")

@@ -152,9 +152,9 @@ def test_foreign_aliases_never_count_as_ours(alias: str) -> None:
     assert found is None or alias.startswith("dpu-offload:")
 
 
-def _message(kind: int, index: int, **attributes: bytes) -> bytes:
-    numbers = {"name": 3, "alias": 20, "switch": 36, "port": 38}
-    body = struct.pack("=BxHiII", 0, 1, index, 0, 0)
+def _message(kind: int, index: int, *, flags: int = 0, **attributes: bytes) -> bytes:
+    numbers = {"name": 3, "mtu": 4, "alias": 20, "switch": 36, "port": 38}
+    body = struct.pack("=BxHiII", 0, 1, index, flags, 0)
     for key, value in attributes.items():
         raw = struct.pack("=HH", 4 + len(value), numbers[key]) + value
         body += raw + b"\0" * (-len(raw) % 4)
@@ -163,9 +163,11 @@ def _message(kind: int, index: int, **attributes: bytes) -> bytes:
 
 def test_link_events_are_read_from_netlink() -> None:
     data = _message(16, 5, name=b"pf0vf3\0", switch=b"\xe2\xa1", port=b"c1pf0vf3\0") + _message(17, 6, name=b"x\0")
+    data += _message(16, 7, flags=0x1003, name=b"y\0", mtu=struct.pack("=I", 9000))
     assert list(link_events.parse(data)) == [
         link_events.LinkEvent(index=5, name="pf0vf3", gone=False, switch_id="e2a1", port_name="c1pf0vf3"),
         link_events.LinkEvent(index=6, name="x", gone=True),
+        link_events.LinkEvent(index=7, name="y", gone=False, up=True, mtu=9000),
     ]
 
 

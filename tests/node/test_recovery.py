@@ -60,6 +60,24 @@ async def eventually(check: Callable[[], object], *, seconds: float = 20.0) -> N
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.parametrize("change", ["down", "mtu 1280"])
+async def test_a_representor_that_somebody_changed_between_two_pods_is_put_right(stage: Stage, change: str) -> None:
+    """It stays up for the next pod for a while, so its state then is remembered, not asked for."""
+    pod = await stage.pod(HOST, device=vf_address(0))
+    try:
+        await stage.add(pod)
+        await stage.delete(pod)
+        await ip(f"link set pf0vf0 {change}", namespace=stage.network.namespace(DPU))
+        await stage.add(pod)
+        (link,) = [one for one in await stage.links(stage.network.namespace(DPU)) if one["ifname"] == "pf0vf0"]
+        assert "UP" in link["flags"]
+        assert link["mtu"] == pod.mtu
+        await stage.check(pod)
+        await stage.delete(pod)
+    finally:
+        await stage.forget(pod)
+
+
 @pytest.mark.parametrize("node", sorted(MODES))
 async def test_a_killed_agent_comes_back_to_its_pods(stage: Stage, node: str) -> None:
     async with three(stage) as pods:
