@@ -127,12 +127,17 @@ class Translators:
         if isinstance(node.gateway, Refused):
             raise node.gateway.with_instead(state)
         gateway = gateway_rows.translate(
+        try:
+            join_addresses = self._world.join_of(name)
+        except AddressesExhausted as problem:
+            message = f"node {name}: no address is left for its gateway: widen cluster.join_ranges"
+            raise AddressesExhausted(message, waits_for=problem.waits_for, instead=state) from None
             name,
             node.gateway,
             chassis=chassis,
             subnets=subnets,
             join=self._world.join.subnets,
-            join_addresses=self._world.join_of(name),
+            join_addresses=join_addresses,
             inside=self._world.subnets.inside(),
         )
         return State((*state.rows, *gateway.rows), (*state.members, *gateway.members))

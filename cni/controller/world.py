@@ -122,8 +122,8 @@ class World:
             outer = tuple(str(each.ip) for each in gateway.ips) if gateway is not None else ()
             new = ServiceNode(name, node.addresses, outer)
             self.service_nodes[name] = new
-        if node is None or node.gateway is None:
-            self.join.release(name)
+        if (node is None or node.gateway is None) and self.join.release(name):
+            self._on_change(self.join.token)
         if old == new:
             return ()
         return [

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cni.controller.model.annotations import ADDRESSES, NODE_SUBNETS
+from cni.controller.model.annotations import ADDRESSES, GATEWAY, NODE_SUBNETS
 from cni.controller.rows import Owner
 from tests.controller.stage import Northbound, Stage, node, pod
 
@@ -41,8 +41,8 @@ async def test_a_node_and_its_pod(stage: Stage) -> None:
     await stage.settle()
     switch = stage.named("Logical_Switch")["n1"]
     ports = stage.named("Logical_Switch_Port")
-    assert set(ports) == {"n1-to-router", "management_n1", "ns_web", "join-to-router"}
-    assert switch["ports"] == {row.uuid for name, row in ports.items() if name != "join-to-router"}
+    assert set(ports) == {"n1-to-router", "management__n1", "ns_web", "join_to_router"}
+    assert switch["ports"] == {row.uuid for name, row in ports.items() if name != "join_to_router"}
     assert switch["other_config"] == {"subnet": "10.1.0.0/24"}
     (router,) = stage.rows("Logical_Router")
     router_ports = stage.named("Logical_Router_Port")
@@ -61,7 +61,7 @@ async def test_a_node_and_its_pod(stage: Stage) -> None:
     assert web["addresses"] == web["port_security"] == {f"{written['mac']} {address}"}
     assert web["options"] == {"iface-id-ver": "u1", "requested-chassis": "n1"}
     assert web["external_ids"]["namespace"] == "ns"
-    assert ports["management_n1"]["addresses"] == {"0a:58:0a:01:00:02 10.1.0.2"}
+    assert ports["management__n1"]["addresses"] == {"0a:58:0a:01:00:02 10.1.0.2"}
 
 
 async def test_dual_stack(stage: Stage) -> None:
@@ -88,7 +88,7 @@ async def test_pods_without_a_port(stage: Stage) -> None:
     stage.put("node", node("n1", "10.1.0.0/24"))
     stage.put("pod", pod("unscheduled", on=""), pod("host", host_network=True), pod("done", phase="Succeeded"))
     await stage.settle()
-    assert set(stage.named("Logical_Switch_Port")) == {"n1-to-router", "management_n1", "join-to-router"}
+    assert set(stage.named("Logical_Switch_Port")) == {"n1-to-router", "management__n1", "join_to_router"}
     assert stage.annotations == {}
 
 
@@ -101,7 +101,7 @@ async def test_a_host_with_a_dpu_is_bound_by_the_dpu(stage: Stage) -> None:
     stage.put("node", node("d", "10.2.0.0/24", labels=labels))
     await stage.settle()
     assert stage.named("Logical_Switch_Port")["ns_web"]["options"]["requested-chassis"] == "d"
-    assert stage.named("Logical_Switch_Port")["management_h"]["options"]["requested-chassis"] == "d"
+    assert stage.named("Logical_Switch_Port")["management__h"]["options"]["requested-chassis"] == "d"
     stage.remove("node", "d")
     await stage.settle()
     assert "requested-chassis" not in stage.named("Logical_Switch_Port")["ns_web"]["options"]
@@ -202,7 +202,7 @@ async def test_a_pod_before_its_node(stage: Stage) -> None:
     assert "ns_web" in stage.named("Logical_Switch_Port")
     stage.remove("node", "n1")
     await stage.settle()
-    assert set(stage.named("Logical_Switch_Port")) == {"join-to-router"}
+    assert set(stage.named("Logical_Switch_Port")) == {"join_to_router"}
     assert set(stage.named("Logical_Switch")) == {"dpu-offload-join"}
 
 
@@ -311,6 +311,41 @@ async def test_ranges_run_out_and_are_retried(northbound: Northbound) -> None:
         (owner,) = stage.problems
         assert stage.problems[owner].reason == "AddressesExhausted"
         stage.remove("node", next(name for name in ("n1", "n2", "n3") if name != owner.key))
+        await stage.settle()
+        assert stage.problems == {}
+
+
+async def test_no_pods_name_is_a_nodes_ports(stage: Stage) -> None:
+    """A port's name is unique in the database, and whoever makes a pod may choose its name and namespace."""
+    for namespace, name in (
+        ("management", "n1"),
+        ("external", "n1-localnet"),
+        ("join-to-gateway", "n1"),
+        ("external-to-gateway", "n1"),
+        ("join", "to-router"),
+    ):
+        stage.put("pod", pod(name, namespace=namespace, on="n2"))
+    stage.put("node", node("n2", "10.1.2.0/24"))
+    await stage.settle()
+    made = node("n1", "10.1.1.0/24")
+    made["metadata"]["annotations"] = {GATEWAY: '{"ips": ["192.0.2.11/24"]}'}
+    stage.put("node", made, node("join", "10.1.3.0/24"))
+    await stage.settle()
+    assert stage.refused == []
+    assert {"n1", "n2", "join"} <= set(stage.named("Logical_Switch"))
+
+
+async def test_nodes_without_a_gateways_address_have_their_switch(northbound: Northbound) -> None:
+    async with Stage(northbound.remote, ranges=["10.1.0.0/16"], join_ranges=("100.64.0.0/29",)) as stage:
+        for index in range(1, 7):
+            made = node(f"n{index}", f"10.1.{index}.0/24")
+            made["metadata"]["annotations"] = {GATEWAY: f'{{"ips": ["192.0.2.1{index}/24"]}}'}
+            stage.put("node", made)
+        await stage.settle()
+        (owner,) = stage.problems
+        assert "widen cluster.join_ranges" in str(stage.problems[owner])
+        assert {f"n{index}" for index in range(1, 7)} <= set(stage.named("Logical_Switch"))
+        stage.remove("node", "n1" if owner.key != "n1" else "n2")
         await stage.settle()
         assert stage.problems == {}
 

@@ -164,7 +164,7 @@ async def test_a_node_reaches_its_own_pods_whatever_policies_say() -> None:
         )
         stage.put("networkpolicy", *deny)
         stage.put("adminnetworkpolicy", admin)
-        (text,) = stage.named("Logical_Switch_Port")["management_n1"]["addresses"]
+        (text,) = stage.named("Logical_Switch_Port")["management__n1"]["addresses"]
         mac, *addresses = text.split()
         router = stage.named("Logical_Router_Port")["router-to-n1"]["mac"]
 
@@ -173,7 +173,7 @@ async def test_a_node_reaches_its_own_pods_whatever_policies_say() -> None:
             await tracer.synchronise()
             found: dict[str, set[bool]] = {}
             for family, ip in zip(FAMILIES, addresses, strict=True):
-                here = Endpoint("management_n1", "n1", mac, ip, router)
+                here = Endpoint("management__n1", "n1", mac, ip, router)
                 there = theatre.endpoints[family]
                 for key, answer in zip(
                     there, await tracer.reaches([(here, each, "TCP", 80) for each in there.values()]), strict=True

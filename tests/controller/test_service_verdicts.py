@@ -70,7 +70,7 @@ class Theatre:
         for name in GATEWAYS:
             join = routers[f"gateway_{name}-to-join"]
             for each in join["networks"]:
-                await self.tracer.learn("router-to-join", each.partition("/")[0], join["mac"])
+                await self.tracer.learn("router_to_join", each.partition("/")[0], join["mac"])
             for each in (*NEXT_HOPS.values(), "192.0.2.2", "fd02::2"):
                 await self.tracer.learn(f"gateway_{name}-to-external", each, "02:00:00:00:00:fe")
         for row in self.stage.rows("Static_MAC_Binding"):
@@ -88,14 +88,14 @@ class Theatre:
             ip = self.address(name, family)
             yield Source(on, ip), Endpoint(f"ns_{name}", on, self.entries[name]["mac"], ip, self.inner[on])
         for on in {"n1", "n2", "n3"} - set(gone):
-            (text,) = self.stage.named("Logical_Switch_Port")[f"management_{on}"]["addresses"]
+            (text,) = self.stage.named("Logical_Switch_Port")[f"management__{on}"]["addresses"]
             mac, *ips = text.split()
             ip = next(each for each in ips if (":" in each) == (family == 6))
-            yield Source(on, ip), Endpoint(f"management_{on}", on, mac, ip, self.inner[on])
+            yield Source(on, ip), Endpoint(f"management__{on}", on, mac, ip, self.inner[on])
         for on in GATEWAYS:
             if on not in gone:
                 for ip in STRANGERS[family]:
-                    port = f"external_{on}-localnet"
+                    port = f"external__{on}-localnet"
                     yield (
                         Source(on, ip, outside=True),
                         Endpoint(port, "wire", "02:00:00:00:00:99", ip, self.outer[on]),
@@ -173,7 +173,7 @@ class Theatre:
     def _ways(self, backend: str) -> set[str]:
         address = backend.rpartition(":")[0].strip("[]")
         # A node itself is reached by its management port, from a gateway over the wire too.
-        return {self.ports.get(address, "management_n2"), *(f"external_{on}-localnet" for on in GATEWAYS)}
+        return {self.ports.get(address, "management__n2"), *(f"external__{on}-localnet" for on in GATEWAYS)}
 
 
 def _targets(service: Json, nodes: dict[str, list[str]]) -> Iterator[tuple[str, str, int]]:

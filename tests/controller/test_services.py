@@ -241,7 +241,7 @@ async def test_source_ranges_and_health_ports(stage: Stage) -> None:
     }
     (group,) = (row for row in stage.rows("Port_Group") if row["name"] == "dpu_offload_outside")
     names = {row.uuid: row["name"] for row in stage.rows("Logical_Switch_Port")}
-    assert {names[each] for each in group["ports"]} == {"external_n1-localnet", "external_n2-localnet"}
+    assert {names[each] for each in group["ports"]} == {"external__n1-localnet", "external__n2-localnet"}
     found = balancers(stage)
     assert found["TCP.health.n1"] == {"192.0.2.101:30999": "192.0.2.1:30999"}
     assert holders(stage, "TCP.health.n2") == {"gateway_n2"}
@@ -362,7 +362,7 @@ async def test_packets_find_their_backends() -> None:
             return await _one(tracer, sides[source], there, port)
 
         async def outsider(gateway: int, vip: str, port: int) -> str:
-            wire = Side(f"external_n{gateway}-localnet", "wire", "02:00:00:00:00:99", "203.0.113.5", outer[gateway])
+            wire = Side(f"external__n{gateway}-localnet", "wire", "02:00:00:00:00:99", "203.0.113.5", outer[gateway])
             return await _one(tracer, wire, Side("", "elsewhere", "", vip, ""), port)
 
         stage.put("service", service(**outside))
@@ -374,7 +374,7 @@ async def test_packets_find_their_backends() -> None:
             name = f"gateway_n{index}-to-join"
             ip = next(each for each in stage.named("Logical_Router_Port")[name]["networks"] if ":" not in each)
             mac = stage.named("Logical_Router_Port")[name]["mac"]
-            await tracer.learn("router-to-join", ip.partition("/")[0], mac)
+            await tracer.learn("router_to_join", ip.partition("/")[0], mac)
         await tracer.synchronise()
         to_b = 'output("ns_b")'
         assert to_b in await inside("a", "10.96.0.10")
@@ -407,7 +407,7 @@ async def test_packets_find_their_backends() -> None:
         assert "tcp_reset" in await inside("a", "10.96.0.10")
 
         egress = await inside("a", "203.0.113.5", 443)
-        assert 'output("external_n1-localnet")' in egress, "a pod leaves by its own node's gateway"
+        assert 'output("external__n1-localnet")' in egress, "a pod leaves by its own node's gateway"
 
         annotations = {"dpu-offload.io/egress-ips": '["192.0.2.200"]'}
         stage.put("namespace", {"metadata": {"name": "ns", "annotations": annotations}})
@@ -417,9 +417,9 @@ async def test_packets_find_their_backends() -> None:
         (way,) = (name for name, row in routers.items() if nat.uuid in row["nat"])
         await tracer.synchronise()
         egress = await inside("a", "203.0.113.5", 443)
-        assert f'output("external_{way.removeprefix("gateway_")}-localnet")' in egress
+        assert f'output("external__{way.removeprefix("gateway_")}-localnet")' in egress
         assert "192.0.2.200" in egress, "its source is the namespace's address"
-        assert 'output("management_n2")' in await inside("a", "192.0.2.2", 10250), "a node is reached directly"
+        assert 'output("management__n2")' in await inside("a", "192.0.2.2", 10250), "a node is reached directly"
         assert to_b not in egress
 
 

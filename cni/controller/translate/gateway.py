@@ -22,6 +22,8 @@ from cni.controller.translate.names import (
 )
 
 JOIN_PORT = "gateway.to-join"
+JOIN_ROUTER_PORT, JOIN_SWITCH_PORT = "router_to_join", "join_to_router"
+"""No node's name has an underscore, or a node called "join" could not be."""
 
 
 def cluster(join: Sequence[IPNetwork]) -> State:
@@ -35,12 +37,12 @@ def cluster(join: Sequence[IPNetwork]) -> State:
         Row(
             router_port,
             {
-                "name": "router-to-join",
+                "name": JOIN_ROUTER_PORT,
                 "mac": mac_of(join[0][1]),
                 "networks": [f"{network[1]}/{network.prefixlen}" for network in join],
             },
         ),
-        Row(switch_port, router_side("join-to-router", "router-to-join")),
+        Row(switch_port, router_side(JOIN_SWITCH_PORT, JOIN_ROUTER_PORT)),
     )
     return State(rows, (Member(CLUSTER_ROUTER, "ports", router_port), Member(JOIN_SWITCH, "ports", switch_port)))
 
@@ -115,7 +117,7 @@ class _Gateway:
             # Learning it by ARP would cost each connection's first packet; flows for all neighbours, nodes squared.
             columns = {"logical_port": f"{name}-to-join", "ip": str(network[1]), "mac": mac_of(join[0][1])}
             self.rows.append(Row(neighbour(self.node, str(network[1])), columns))
-        side = router_side(f"join-to-{name}", f"{name}-to-join")
+        side = router_side(f"join-to-gateway__{self.node}", f"{name}-to-join")
         self._add(JOIN_SWITCH, "ports", self._id("Logical_Switch_Port", "join"), side)
 
     def _outer(self, name: str) -> None:
@@ -123,7 +125,7 @@ class _Gateway:
         switch = self._id("Logical_Switch", "external")
         self.rows.append(Row(switch, {"name": f"external_{self.node}"}))
         localnet = {
-            "name": f"external_{self.node}-localnet",
+            "name": f"external__{self.node}-localnet",
             "type": "localnet",
             "addresses": "unknown",
             "options": {"network_name": gateway.physical_network},
@@ -132,7 +134,7 @@ class _Gateway:
         wire = self._id("Logical_Switch_Port", "localnet")
         self._add(switch, "ports", wire, localnet)
         self.members.append(Member(OUTSIDE, "ports", wire))
-        side = router_side(f"external-to-{name}", f"{name}-to-external")
+        side = router_side(f"external-to-gateway__{self.node}", f"{name}-to-external")
         self._add(switch, "ports", self._id("Logical_Switch_Port", "external"), side)
         port = {
             "name": f"{name}-to-external",

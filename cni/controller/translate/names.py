@@ -30,7 +30,11 @@ def pod_port(key: str, network: str = "default") -> RowId:
 
 
 def pod_port_name(namespace: str, name: str) -> str:
-    """The name of a pod's port on the default network: what OVS' `iface-id` must be."""
+    """The name of a pod's port on the default network: what OVS' `iface-id` must be.
+
+    Whoever makes a namespace and a pod chooses it, so no other port's name may have that form: those of nodes have two
+    underscores one behind the other, or none.
+    """
     return f"{namespace}_{name}"
 
 

@@ -98,7 +98,7 @@ def health(checks: Sequence[tuple[int, str, int]]) -> str:
 
 def management_name(node: str) -> str:
     """The `iface-id` of a node's management port."""
-    return f"management_{node}"
+    return f"management__{node}"
 
 
 def translate(
