@@ -6,19 +6,21 @@ id is added to vfio-pci, so that no other function of the card is taken. Blockin
 
 import contextlib
 import os
-import shutil
 import stat
 from pathlib import Path
 from typing import Final
 
 from csi import identity
 from csi.errors import FailedPrecondition, Internal, Unavailable
+from csi.node_host import mounts
 from foundation.pci.sysfs import Sysfs
 
 VFIO: Final = "vfio-pci"
 _KERNEL_DRIVER: Final = "nvme"
 # What a pod finds in a volume of mode Filesystem.
 ADDRESS_FILE, DEVICE_FILE = "pci-address", "vfio"
+# Room for those two, and for nothing that a pod may take this for: KubeVirt makes a disk image where there is none.
+_ROOM: Final = ("size=16k", "nr_inodes=8", "mode=0750")
 
 
 def write(path: Path, value: str) -> None:
@@ -81,6 +83,8 @@ class Passthrough:
         device = self.device(address)
         directory = self._directory / identity.hashed(volume)
         directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+        if mounts.at(str(directory)) is None:
+            mounts.mount("tmpfs", str(directory), "tmpfs", _ROOM)
         (directory / ADDRESS_FILE).write_text(f"{address}\n")
         node = directory / DEVICE_FILE
         node.unlink(missing_ok=True)
@@ -88,7 +92,13 @@ class Passthrough:
         return directory
 
     def hide(self, volume: str) -> None:
-        shutil.rmtree(self._directory / identity.hashed(volume), ignore_errors=True)
+        directory = self._directory / identity.hashed(volume)
+        mounts.unmount(str(directory), dead=True)
+        with contextlib.suppress(OSError):
+            # As an earlier version made them, without a file system of their own. What a pod has put beside them stays.
+            for name in (ADDRESS_FILE, DEVICE_FILE):
+                (directory / name).unlink(missing_ok=True)
+            directory.rmdir()
 
     def _move(self, address: str, driver: str) -> None:
         path = self._sysfs.path(address)

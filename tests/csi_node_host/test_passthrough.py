@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from csi.node_host import passthrough
+from csi.node_host import mounts, passthrough
 from dpu_offload_stubs.csi import csi_pb2
 from tests.csi_rig.dpu import StandInDpu, function_address
 from tests.csi_rig.kernel import Drivers
@@ -80,6 +80,22 @@ async def test_the_function_goes_to_vfio_and_comes_back(
     assert (dpu.sysfs / "bus/pci/devices" / FUNCTION / "driver_override").read_text().strip() == ""
     assert not os.listdir(one.directory / "host1/state/passthrough") if capability.HasField("mount") else True
     await one.unpublish(volume, "host1")
+
+
+async def test_a_pod_can_keep_nothing_in_it(one: Plant, drivers: Drivers) -> None:
+    """KubeVirt makes a disk image in a file system that has none: here it must fail, not end on the host's own disk."""
+    volume = await one.create(capability=mount_capability(), parameters=PARAMETERS)
+    await one.stage(volume, "host1", await one.publish(volume, "host1"))
+    for _ in range(2):
+        path = Path(await one.mount(volume, "host1"))
+    free = os.statvfs(path)
+    assert free.f_bavail * free.f_frsize < 64 << 10
+    with pytest.raises(OSError, match="No space left"):
+        (path / "disk.img").write_bytes(bytes(64 << 10))
+    assert os.stat(path / passthrough.DEVICE_FILE).st_mode & stat.S_IFCHR
+    await one.unmount(volume, "host1")
+    await one.unstage(volume, "host1")
+    assert not [each for each in mounts.table() if each.point.startswith(f"{one.directory}/")]
 
 
 async def test_killed_between_any_two_writes_it_is_bound_and_released_all_the_same(
