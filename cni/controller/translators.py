@@ -126,12 +126,12 @@ class Translators:
             return state
         if isinstance(node.gateway, Refused):
             raise node.gateway.with_instead(state)
-        gateway = gateway_rows.translate(
         try:
             join_addresses = self._world.join_of(name)
         except AddressesExhausted as problem:
             message = f"node {name}: no address is left for its gateway: widen cluster.join_ranges"
             raise AddressesExhausted(message, waits_for=problem.waits_for, instead=state) from None
+        gateway = gateway_rows.translate(
             name,
             node.gateway,
             chassis=chassis,
