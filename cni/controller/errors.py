@@ -129,3 +129,9 @@ class MachineUnknown(Refused):
     """A virt-launcher pod is there, and the instance that it runs is not known yet."""
 
     reason = "VirtualMachineInstanceMissing"
+
+
+class MigrationBarred(Refused):
+    """A virtual machine cannot move to where its target's pod is."""
+
+    reason = "MigrationBarred"

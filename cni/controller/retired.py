@@ -66,7 +66,7 @@ class Retired:
         """`new`: a node, whose pool comes next, or what is left of one."""
         keys = self._machines.homes.move(old, new)
         self._names.discard(old)
-        if "_" in new:
+        if "__" in new:
             self._names.add(new)
             self._subnets.rename(old, new)
         else:
@@ -103,8 +103,8 @@ class Retired:
 
 
 def left_name(node: str, subnets: tuple[IPNetwork, ...]) -> str:
-    """The name of what is left of a node whose name another one has; no node's name has an underscore."""
-    return f"{node}_{subnets[0].network_address}"
+    """The name of what is left of a node whose name another one has; no node's and no pod's name has underscores."""
+    return f"{node}__{subnets[0].network_address}"
 
 
 def _overlap(some: Iterable[IPNetwork], others: Iterable[IPNetwork]) -> bool:

@@ -103,12 +103,13 @@ class Translators:
             subnets = self._world.pools[name].subnets
             return node_rows.translate(name, subnets=subnets, chassis="", advertised=self._advertised(name))
         if name not in self._world.nodes:
+            self._touch(self._world.pods_on(name))  # which had its switch as long as that was kept for machines
             return EMPTY
         node = self._world.nodes[name]
         if not node.subnets and self._ranges:
             self._give_subnets(name)
         self._touch(self._world.retry_subnets(name))
-        subnets, chassis = self._world.subnets_of(name), self._world.chassis_of(name)
+        subnets, chassis = self._world.subnets_of(name), self._world.chassis.of(name)
         texts = {MANAGEMENT: node_rows.management(name, subnets=subnets, inside=self._beyond, mtu=self._mtu)}
         checks = self._world.health.of_node(name)
         if checks or HEALTH_CHECKS in node.annotations:
@@ -280,7 +281,7 @@ class Translators:
             self._touch((vm_owner(pod.machine),))
             return EMPTY
         assignment = self._assign(pod)
-        chassis = self._world.chassis_of(pod.node)
+        chassis = self._world.chassis.of(pod.node)
         state = EMPTY
         attachments = {
             pod_rows.DEFAULT: Attachment(
@@ -319,7 +320,7 @@ class Translators:
 
         Raises Refused with the rows that can be made all the same.
         """
-        chassis = self._world.chassis_of(pod.node)
+        chassis = self._world.chassis.of(pod.node)
         selections = self._selections(chosen, "")
         state = pod_rows.translate(pod, assignment=assignment, chassis=chassis, selections=selections)
         try:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cni.controller.addresses.pool import Assignment
 from cni.controller.config import ClusterConfig
-from cni.controller.errors import Refused, together
+from cni.controller.errors import MigrationBarred, Refused, together
 from cni.controller.model.addressing import AddressRequest, Attachment, IPAddress
 from cni.controller.model.network import Wish
 from cni.controller.model.pod import Pod
@@ -66,6 +66,7 @@ class VmTranslator:
             kept = machines.kept(key)
             if kept is not None:
                 self._keep(key, vm_rows.annotation(kept))
+            self._look_at_router(machines.homes.of(key))
             return EMPTY
         machine = machines.get(key)
         work = _Work(self._world, self._cluster, self._rows, machine, placement)
@@ -76,6 +77,8 @@ class VmTranslator:
         if before not in ("", machines.homes.of(key)):
             self._touch((node_owner(before),))
         for pod in machines.pods_of(key).values():
+            if pod.key == work.barred:
+                continue
             given = {part: each for part, each in work.attachments.items() if part == DEFAULT or part in work.of(pod)}
             if given:
                 self._annotate(pod.key, pod.uid, pod_rows.annotation(given))
@@ -110,15 +113,28 @@ class _Work:
         self.name = machine.key.partition("/")[2]
         self.holder = world.pods[placement.holder.key]
         self.target = world.pods[placement.target.key] if placement.target is not None else None
-        self._options = vm_rows.chassis(
-            world.chassis_of(self.holder.node), world.chassis_of(self.target.node) if self.target is not None else ""
-        )
         self.state = EMPTY
         self.attachments: dict[str, Attachment] = {}
         self.problems: list[Refused] = []
+        self.barred = self._barred()
+        chassis = world.chassis.of
+        self._options = vm_rows.chassis(
+            chassis(self.holder.node), chassis(self.target.node) if self.target is not None else ""
+        )
         self._refused: set[str] = set()
         self._claimed: set[str] = set()
         self._unreadable = False
+
+    def _barred(self) -> str:
+        """The key of a target that cannot be had; its pod is told of no ports, so that the migration fails before the
+        guest has left: a port can wait on two chassis only if both have names."""
+        doubts = [self._world.chassis.doubt(each.node) for each in (self.holder, self.target) if each is not None]
+        if self.target is None or not any(doubts):
+            return ""
+        barred, self.target = self.target.key, None
+        why = next(filter(None, doubts))
+        self.problems.append(MigrationBarred(f"the machine cannot move to pod {barred}: {why}; stop it and start it"))
+        return barred
 
     def kept(self) -> dict[str, Attachment]:
         """What the machine keeps: what it has now, and what it had where it cannot be served at present; but what an

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from cni.controller.addresses.plan import Plan
 from cni.controller.addresses.pool import Assignment, Pool
+from cni.controller.chassis import Chassis
 from cni.controller.errors import NodeNotReady, Refused
 from cni.controller.health import HealthChecks
 from cni.controller.homes import Homes
@@ -81,24 +82,24 @@ class World:
         self.policed = False
         self._policies_of: dict[str, set[str]] = {}
         self._pods_of_node: dict[str, dict[str, None]] = {}
-        self._dpus_of_host: dict[str, set[str]] = {}
+        self.chassis = Chassis(self.nodes)
 
     def put_node(self, name: str, node: Node | None) -> Touched:
         """A node that came, changed (or went: None)."""
-        old = self.nodes.pop(name, None)
-        if old is not None and old.host_node:
-            self._dpus_of_host.get(old.host_node, set()).discard(name)
+        old = self.nodes.get(name)
+        hosts = {name, *(each.host_node for each in (old, node) if each is not None and each.host_node)}
+        bound = {host: self.chassis.of(host) for host in hosts}
+        self.nodes.pop(name, None)
         if node is not None:
             self.nodes[name] = node
-            if node.host_node:
-                self._dpus_of_host.setdefault(node.host_node, set()).add(name)
+        self.chassis.put_node(name, old, node)
         touched = {node_owner(name): None}
         if old is None or node is None or old.subnets != node.subnets:
             touched |= self.retired.take(name, node)
             if name not in self.retired:
                 self._renew_pool(name, node)
-                touched.update(dict.fromkeys(self._pods_on(name)))
                 self._on_change(("node", name))
+                touched.update(dict.fromkeys(self.pods_on(name)))
         touched.update(dict.fromkeys(self._renew_service_node(name, node)))
         if node is None:
             touched.update(self.networks.drop_node(name))
@@ -109,9 +110,10 @@ class World:
         if old is None or node is None or old.labels != node.labels or old.addresses != node.addresses:
             touched.update(dict.fromkeys(map(admin_policy_owner, self.admin_policies)))
             touched.update(dict.fromkeys(map(baseline_policy_owner, self.baseline_policies)))
-        for host in {each.host_node for each in (old, node) if each is not None and each.host_node}:
-            touched[node_owner(host)] = None
-            touched.update(dict.fromkeys(self._pods_on(host)))
+        for host, before in bound.items():
+            if self.chassis.of(host) != before:
+                touched[node_owner(host)] = None
+                touched.update(dict.fromkeys(self.pods_on(host)))
         return touched
 
     def _renew_service_node(self, name: str, node: Node | None) -> Touched:
@@ -148,7 +150,7 @@ class World:
         return self._subnets_came(name, node)
 
     def _subnets_came(self, name: str, node: Node) -> Touched:
-        touched = {node_owner(name): None, **dict.fromkeys(self._pods_on(name))}
+        touched = {node_owner(name): None, **dict.fromkeys(self.pods_on(name))}
         touched.update(dict.fromkeys(self._renew_service_node(name, node)))
         touched.update(self._inside_touched())
         self._on_change(("node", name))
@@ -201,14 +203,6 @@ class World:
             return self.subnets.own(node)
         why = "is unknown" if node is None else "has neither podCIDRs nor a subnet of ours"
         raise NodeNotReady(f"node {name} {why}", waits_for=("node", name))
-
-    def chassis_of(self, name: str) -> str:
-        """The chassis that binds the ports of a node's pods: its own, or its DPU's; "" when there are several."""
-        dpus = self._dpus_of_host.get(name)
-        if dpus:
-            return next(iter(dpus)) if len(dpus) == 1 else ""
-        node = self.nodes.get(name)
-        return "" if node is None or node.mode == "host" else name
 
     def put_pod(self, key: str, pod: Pod | None) -> Touched:
         """A pod that came, changed (or went: None). Its addresses are freed, or claimed as its annotation says."""
@@ -263,7 +257,8 @@ class World:
         mac, *ips = addresses.split()
         return pool.held(uid) is None and pool.claim(uid, Assignment(tuple(ips), mac), partly=True)
 
-    def _pods_on(self, node: str) -> list[Owner]:
+    def pods_on(self, node: str) -> list[Owner]:
+        """The pods that are scheduled to a node."""
         return [pod_owner(key) for key in self._pods_of_node.get(node, ())]
 
     def put_namespace(self, name: str, namespace: Namespace | None) -> Touched:

@@ -9,8 +9,8 @@ import pytest
 from cni.controller.model.annotations import VM_NETWORKS
 from cni.controller.translate.names import node_owner
 from tests.controller.stage import Northbound, Stage, node, pod
-from tests.kubevirt.conftest import nodes
-from tests.kubevirt.objects import interface, launcher, spec, vm, vmi
+from tests.kubevirt.conftest import FAMILIES, nodes
+from tests.kubevirt.objects import interface, launcher, migration, spec, vm, vmi
 from tests.kubevirt.scene import ROUTED, addresses, port, run, stop
 
 
@@ -105,6 +105,36 @@ async def test_a_node_that_is_installed_anew_does_not_cost_its_guests_their_addr
     stage.remove("vm", "ns/m")
     await stage.settle()
     assert set(stage.named("Logical_Switch")) == {"n1", "n2", "n3", "d3", "dpu-offload-join"}
+
+
+@pytest.mark.parametrize("families", FAMILIES)
+async def test_the_node_that_owns_the_address_is_replaced_after_the_guest_has_moved(
+    northbound: Northbound, families: str
+) -> None:
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *nodes(families))
+        run(stage, "a", on="n1", created=1)
+        await stage.settle()
+        before, row = addresses(stage), port(stage)
+        stage.put("vmmigration", migration("j1", "m"))
+        stage.put("pod", launcher("m", "b", on="n2", job="j1", created=2))
+        await stage.settle()
+        stage.put("vmmigration", migration("j1", "m", "Succeeded"))
+        stage.remove("pod", "ns/a")
+        stage.remove("node", "n1")
+        await stage.settle()
+        assert port(stage).uuid == row.uuid
+        stage.put("node", node("n4", *(each.format(1) for each in FAMILIES[families])))
+        await stage.settle()
+        assert not stage.problems
+        assert addresses(stage) == before
+        assert port(stage)["options"] == {"requested-chassis": "n2"}
+        assert port(stage).uuid in stage.named("Logical_Switch")["n4"]["ports"]
+        assert "n1" not in stage.named("Logical_Switch")
+        for family in (4, 6):
+            assert port(stage)[f"dhcpv{family}_options"] == row[f"dhcpv{family}_options"]
+        told = stage.named("Logical_Router_Port")["router-to-n4"]["ipv6_ra_configs"]
+        assert bool(told) is (families != "v4")
 
 
 async def test_a_node_lost_with_its_guest_costs_it_no_address(stage: Stage) -> None:
@@ -202,8 +232,8 @@ async def test_a_new_controller_finds_the_home_of_a_guest_whose_node_is_gone(nor
     for known, found, home in (
         ({VM_NETWORKS: kept}, others, "n1"),
         ({}, others, "n1"),
-        ({}, [*others, anew], "n1_10.1.1.0"),
-        ({VM_NETWORKS: kept}, [*others, anew], "n1_10.1.1.0"),
+        ({}, [*others, anew], "n1__10.1.1.0"),
+        ({VM_NETWORKS: kept}, [*others, anew], "n1__10.1.1.0"),
         ({}, [*others, node("n4", "10.1.1.0/24", "fd01:1::/64")], "n4"),
         ({}, others, "n4"),
     ):

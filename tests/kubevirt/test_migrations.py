@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from cni.controller.model.annotations import VM_NETWORKS
+from cni.controller.translate.names import vm_owner
 from foundation.ovsdb import Row
-from tests.controller.stage import Northbound, Stage
+from tests.controller.stage import Northbound, Stage, contents, node
 from tests.kubevirt.conftest import FAMILIES, nodes
 from tests.kubevirt.objects import launcher, migration, vm, vmi
 
-Moment = Callable[[Stage], None]
+Moment = Callable[["Seen"], None]
 BOTH = "n1,n2"
 
 
-@dataclass
-class Story:
-    """Moments one after another, each with where the port must be bound then ("" without a port)."""
+class Seen:
+    """A stage, with all objects that are on it, for another controller to be started with."""
 
-    families: str = "dual"
-    moments: list[tuple[Moment, str]] = field(default_factory=list)
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._objects: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def put(self, kind: str, *objects: dict[str, Any]) -> None:
+        for each in objects:
+            metadata = each["metadata"]
+            key = f"{metadata['namespace']}/{metadata['name']}" if "namespace" in metadata else metadata["name"]
+            self._objects.setdefault(kind, {})[key] = each
+        self._stage.put(kind, *objects)
+
+    def remove(self, kind: str, *keys: str) -> None:
+        for key in keys:
+            del self._objects[kind][key]
+        self._stage.remove(kind, *keys)
+
+    async def by_another(self, northbound: Northbound) -> dict[str, Any]:
+        async with Stage(northbound.remote) as another:
+            for kind, objects in self._objects.items():
+                another.put(kind, *objects.values())
+            if self._stage.machines and "ns/m" in self._objects.get("vm", {}):
+                another.put("vm", vm("m", **{VM_NETWORKS: json.dumps(self._stage.machines["ns/m"])}))
+            await another.settle()
+            return contents(another)
 
 
 def put(kind: str, *objects: dict[str, Any]) -> Moment:
@@ -34,7 +57,7 @@ def gone(kind: str, *keys: str) -> Moment:
 
 
 def all_of(*moments: Moment) -> Moment:
-    def together(stage: Stage) -> None:
+    def together(stage: Seen) -> None:
         for each in moments:
             each(stage)
 
@@ -63,145 +86,211 @@ PRE_COPY = all_of(
 )
 END = all_of(source(phase="Succeeded"), gone("pod", "ns/a"))
 
-STORIES = {
-    "v4 where the machine was born": Story("v4", [(START, "n1")]),
-    "v6 where the machine was born": Story("v6", [(START, "n1")]),
-    "dual stack where the machine was born": Story("dual", [(START, "n1")]),
-    "v4 on a host with a DPU": Story(
-        "v4",
-        [(all_of(put("vmi", vmi("m", on="n3")), put("pod", launcher("m", "a", on="n3", created=1))), "d3")],
-    ),
-    "v6 on a host with a DPU": Story(
-        "v6",
-        [(all_of(put("vmi", vmi("m", on="n3")), put("pod", launcher("m", "a", on="n3", created=1))), "d3")],
-    ),
-    "dual stack on a host with a DPU": Story(
-        "dual",
-        [(all_of(put("vmi", vmi("m", on="n3")), put("pod", launcher("m", "a", on="n3", created=1))), "d3")],
-    ),
-    "pre-copy": Story("dual", [(START, "n1"), (BEGIN, BOTH), (PRE_COPY, "n2"), (END, "n2")]),
-    "pre-copy, the pod's note comes first": Story(
-        "dual", [(START, "n1"), (BEGIN, BOTH), (target(ready=True), "n2"), (PRE_COPY, "n2"), (END, "n2")]
-    ),
-    "pre-copy between nodes that both do not own the address": Story(
-        "dual",
-        [
-            (START, "n1"),
-            (BEGIN, BOTH),
-            (all_of(PRE_COPY, END), "n2"),
-            (
-                all_of(
-                    put("vmmigration", migration("j2", "m")),
-                    put("pod", launcher("m", "c", on="n3", job="j2", created=3)),
-                ),
-                "n2,d3",
+STORIES: dict[str, list[tuple[Moment, str]]] = {
+    "where the machine was born": [(START, "n1")],
+    "on a host with a DPU": [
+        (all_of(put("vmi", vmi("m", on="n3")), put("pod", launcher("m", "a", on="n3", created=1))), "d3")
+    ],
+    "pre-copy": [(START, "n1"), (BEGIN, BOTH), (PRE_COPY, "n2"), (END, "n2")],
+    "pre-copy, the pod's note comes first": [
+        (START, "n1"),
+        (BEGIN, BOTH),
+        (target(ready=True), "n2"),
+        (PRE_COPY, "n2"),
+        (END, "n2"),
+    ],
+    "pre-copy between nodes that both do not own the address": [
+        (START, "n1"),
+        (BEGIN, BOTH),
+        (all_of(PRE_COPY, END), "n2"),
+        (
+            all_of(
+                put("vmmigration", migration("j2", "m")),
+                put("pod", launcher("m", "c", on="n3", job="j2", created=3)),
             ),
-            (
-                all_of(
-                    put("vmmigration", migration("j2", "m", "Succeeded")),
-                    put("pod", launcher("m", "b", on="n2", job="j1", ready=True, phase="Succeeded", created=2)),
-                ),
-                "d3",
+            "n2,d3",
+        ),
+        (
+            all_of(
+                put("vmmigration", migration("j2", "m", "Succeeded")),
+                put("pod", launcher("m", "b", on="n2", job="j1", ready=True, phase="Succeeded", created=2)),
             ),
-        ],
-    ),
-    "pre-copy back to the node that owns the address": Story(
-        "dual",
-        [
-            (START, "n1"),
-            (all_of(BEGIN, PRE_COPY, END), "n2"),
-            (
-                all_of(
-                    put("vmmigration", migration("j2", "m")),
-                    put("pod", launcher("m", "c", on="n1", job="j2", created=3)),
-                ),
-                "n2,n1",
+            "d3",
+        ),
+    ],
+    "pre-copy back to the node that owns the address": [
+        (START, "n1"),
+        (all_of(BEGIN, PRE_COPY, END), "n2"),
+        (
+            all_of(
+                put("vmmigration", migration("j2", "m")),
+                put("pod", launcher("m", "c", on="n1", job="j2", created=3)),
             ),
-            (put("vmi", vmi("m", on="n1", migration={"migrationUid": "uid-j2", "completed": True})), "n1"),
-            (gone("pod", "ns/b"), "n1"),
-        ],
-    ),
-    "pre-copy to a host with a DPU and back": Story(
-        "dual",
-        [
-            (START, "n1"),
-            (all_of(put("vmmigration", migration("j1", "m")), target(on="n3")), "n1,d3"),
-            (all_of(state("n3", completed=True), END), "d3"),
-            (
-                all_of(
-                    put("vmmigration", migration("j2", "m")),
-                    put("pod", launcher("m", "c", on="n1", job="j2", created=3)),
-                ),
-                "d3,n1",
+            "n2,n1",
+        ),
+        (put("vmi", vmi("m", on="n1", migration={"migrationUid": "uid-j2", "completed": True})), "n1"),
+        (gone("pod", "ns/b"), "n1"),
+    ],
+    "pre-copy to a host with a DPU and back": [
+        (START, "n1"),
+        (all_of(put("vmmigration", migration("j1", "m")), target(on="n3")), "n1,d3"),
+        (all_of(state("n3", completed=True), END), "d3"),
+        (
+            all_of(
+                put("vmmigration", migration("j2", "m")),
+                put("pod", launcher("m", "c", on="n1", job="j2", created=3)),
             ),
-            (
-                all_of(
-                    put("vmmigration", migration("j2", "m", "Succeeded")),
-                    gone("pod", "ns/b"),
-                ),
-                "n1",
+            "d3,n1",
+        ),
+        (
+            all_of(
+                put("vmmigration", migration("j2", "m", "Succeeded")),
+                gone("pod", "ns/b"),
             ),
-        ],
-    ),
-    "post-copy": Story(
-        "dual",
-        [
-            (START, "n1"),
-            (BEGIN, BOTH),
-            (state(mode="PostCopy"), BOTH),
-            (state(mode="PostCopy", targetNodeDomainReadyTimestamp="2026-11-22T03:00:00Z"), "n2"),
-            (all_of(state("n2", mode="PostCopy", completed=True), END), "n2"),
-        ],
-    ),
-    "in progress": Story("dual", [(START, "n1"), (BEGIN, BOTH)]),
-    "it fails": Story(
-        "dual",
-        [
-            (START, "n1"),
-            (BEGIN, BOTH),
-            (all_of(put("vmmigration", migration("j1", "m", "Failed")), state(completed=True, failed=True)), "n1"),
-            (gone("pod", "ns/b"), "n1"),
-        ],
-    ),
-    "it fails, as only the instance says": Story(
-        "dual", [(START, "n1"), (all_of(target(), state()), BOTH), (state(completed=True, failed=True), "n1")]
-    ),
-    "it is cancelled": Story(
-        "dual",
-        [
-            (START, "n1"),
-            (BEGIN, BOTH),
-            (state(abortRequested=True, abortStatus="Aborting"), BOTH),
-            (state(abortRequested=True, abortStatus="Succeeded", completed=True, failed=True), "n1"),
-            (all_of(target(leaving=True), gone("vmmigration", "ns/j1")), "n1"),
-            (gone("pod", "ns/b"), "n1"),
-        ],
-    ),
-    "the target's pod is lost while it runs": Story(
-        "dual", [(START, "n1"), (BEGIN, BOTH), (target(phase="Failed"), "n1"), (gone("pod", "ns/b"), "n1")]
-    ),
-    "the target's pod fails after the guest was there": Story(
-        "dual",
-        [(START, "n1"), (BEGIN, BOTH), (target(ready=True), "n2"), (target(ready=True, phase="Failed"), "n1")],
-    ),
-    "the source's pod is lost while it runs": Story(
-        "dual", [(START, "n1"), (BEGIN, BOTH), (gone("pod", "ns/a"), "n2"), (PRE_COPY, "n2")]
-    ),
-    "what KubeVirt left of the last migration does not count in the next": Story(
-        "dual",
-        [
-            (START, "n1"),
-            (all_of(BEGIN, state(failed=True), gone("pod", "ns/b"), gone("vmmigration", "ns/j1")), "n1"),
-            (
-                all_of(
-                    put("vmmigration", migration("j2", "m")),
-                    put("pod", launcher("m", "c", on="n2", job="j2", created=3)),
-                ),
-                BOTH,
+            "n1",
+        ),
+    ],
+    "post-copy": [
+        (START, "n1"),
+        (BEGIN, BOTH),
+        (state(mode="PostCopy"), BOTH),
+        (state(mode="PostCopy", targetNodeDomainReadyTimestamp="2026-11-22T03:00:00Z"), "n2"),
+        (all_of(state("n2", mode="PostCopy", completed=True), END), "n2"),
+    ],
+    "in progress": [(START, "n1"), (BEGIN, BOTH)],
+    "it fails": [
+        (START, "n1"),
+        (BEGIN, BOTH),
+        (all_of(put("vmmigration", migration("j1", "m", "Failed")), state(completed=True, failed=True)), "n1"),
+        (gone("pod", "ns/b"), "n1"),
+    ],
+    "it fails, as only the instance says": [
+        (START, "n1"),
+        (all_of(target(), state()), BOTH),
+        (state(completed=True, failed=True), "n1"),
+    ],
+    "it is cancelled": [
+        (START, "n1"),
+        (BEGIN, BOTH),
+        (state(abortRequested=True, abortStatus="Aborting"), BOTH),
+        (state(abortRequested=True, abortStatus="Succeeded", completed=True, failed=True), "n1"),
+        (all_of(target(leaving=True), gone("vmmigration", "ns/j1")), "n1"),
+        (gone("pod", "ns/b"), "n1"),
+    ],
+    "the target's pod is lost while it runs": [
+        (START, "n1"),
+        (BEGIN, BOTH),
+        (target(phase="Failed"), "n1"),
+        (gone("pod", "ns/b"), "n1"),
+    ],
+    "the target's pod fails after the guest was there": [
+        (START, "n1"),
+        (BEGIN, BOTH),
+        (target(ready=True), "n2"),
+        (target(ready=True, phase="Failed"), "n1"),
+    ],
+    "the source's pod is lost while it runs": [
+        (START, "n1"),
+        (BEGIN, BOTH),
+        (gone("pod", "ns/a"), "n2"),
+        (PRE_COPY, "n2"),
+    ],
+    "what KubeVirt left of the last migration does not count in the next": [
+        (START, "n1"),
+        (all_of(BEGIN, state(failed=True), gone("pod", "ns/b"), gone("vmmigration", "ns/j1")), "n1"),
+        (
+            all_of(
+                put("vmmigration", migration("j2", "m")),
+                put("pod", launcher("m", "c", on="n2", job="j2", created=3)),
             ),
-        ],
-    ),
-    "the instance ends": Story("dual", [(START, "n1"), (all_of(gone("pod", "ns/a"), gone("vmi", "ns/m")), "")]),
+            BOTH,
+        ),
+    ],
+    "pre-copy, as only pods tell": [
+        (START, "n1"),
+        (target(), BOTH),
+        (target(ready=True), "n2"),
+        (source(phase="Succeeded"), "n2"),
+        (gone("pod", "ns/a"), "n2"),
+    ],
+    "the source's pod lingers, completed, while it moves on": [
+        (START, "n1"),
+        (all_of(BEGIN, PRE_COPY, source(phase="Succeeded")), "n2"),
+        (all_of(gone("vmmigration", "ns/j1"), state("n2", completed=True)), "n2"),
+        (
+            all_of(
+                put("vmmigration", migration("j2", "m")),
+                put("pod", launcher("m", "c", on="n1", job="j2", created=3)),
+            ),
+            "n2,n1",
+        ),
+        (put("pod", launcher("m", "c", on="n1", job="j2", created=3, ready=True)), "n1"),
+    ],
+    "its migration is deleted while it runs": [
+        (START, "n1"),
+        (BEGIN, BOTH),
+        (gone("vmmigration", "ns/j1"), BOTH),
+        (state(abortRequested=True, abortStatus="Succeeded", completed=True, failed=True), "n1"),
+        (gone("pod", "ns/b"), "n1"),
+    ],
+    "its migration is deleted, and the target's pod with it": [
+        (START, "n1"),
+        (BEGIN, BOTH),
+        (all_of(gone("vmmigration", "ns/j1"), gone("pod", "ns/b")), "n1"),
+    ],
+    "the target's pod waits for its node, and never runs": [
+        (START, "n1"),
+        (all_of(put("vmmigration", migration("j1", "m")), target(on="", phase="Pending")), "n1"),
+        (target(phase="Pending"), BOTH),
+        (target(phase="Pending", leaving=True), "n1"),
+        (gone("pod", "ns/b"), "n1"),
+    ],
+    "a target on the source's own node": [
+        (START, "n1"),
+        (all_of(put("vmmigration", migration("j1", "m")), target(on="n1")), "n1"),
+        (all_of(put("vmmigration", migration("j1", "m", "Succeeded")), target(on="n1", ready=True)), "n1"),
+        (gone("pod", "ns/a"), "n1"),
+    ],
+    "post-copy is interrupted, and the machine starts anew": [
+        (START, "n1"),
+        (BEGIN, BOTH),
+        (state(mode="PostCopy", targetNodeDomainReadyTimestamp="2026-11-22T03:00:00Z"), "n2"),
+        (all_of(target(phase="Failed"), source(phase="Failed")), ""),
+        (all_of(gone("pod", "ns/a", "ns/b"), gone("vmi", "ns/m"), gone("vmmigration", "ns/j1")), ""),
+        (
+            all_of(
+                put("vmi", vmi("m", on="n2")),
+                put("pod", launcher("m", "c", on="n2", created=3)),
+            ),
+            "n2",
+        ),
+    ],
+    "its node is lost: it starts elsewhere while the old pod is still there": [
+        (START, "n1"),
+        (source(leaving=True), "n1"),
+        (all_of(gone("vmi", "ns/m"), put("vmi", vmi("m", on="n2"))), "n1"),
+        (put("pod", launcher("m", "c", on="n2", created=3)), "n2"),
+        (gone("pod", "ns/a"), "n2"),
+    ],
+    "its node is lost while it moves away": [
+        (START, "n1"),
+        (BEGIN, BOTH),
+        (source(leaving=True), BOTH),
+        (all_of(PRE_COPY, source(leaving=True)), "n2"),
+        (gone("pod", "ns/a"), "n2"),
+    ],
+    "two pods that are no migration's": [
+        (START, "n1"),
+        (put("pod", launcher("m", "c", on="n2", created=3)), "n2"),
+        (gone("pod", "ns/c"), "n1"),
+    ],
+    "it rests for days, halted": [
+        (START, "n1"),
+        (all_of(gone("pod", "ns/a"), gone("vmi", "ns/m")), ""),
+        (put("vm", {**vm("m"), "spec": {**vm("m")["spec"], "running": None, "runStrategy": "Halted"}}), ""),
+        (all_of(put("vmi", vmi("m", on="n2")), put("pod", launcher("m", "c", on="n2", created=3))), "n2"),
+    ],
+    "the instance ends": [(START, "n1"), (all_of(gone("pod", "ns/a"), gone("vmi", "ns/m")), "")],
 }
 
 
@@ -213,17 +302,27 @@ def switch_of(stage: Stage, port: Row) -> str:
     return next(str(row["name"]) for row in stage.rows("Logical_Switch") if port.uuid in row["ports"])
 
 
+def told(stage: Stage, port: Row) -> list[dict[str, str]]:
+    """By DHCP, in each family."""
+    refers = [port["dhcpv4_options"], port["dhcpv6_options"]]
+    return [dict(row["options"]) for each in refers for row in stage.rows("DHCP_Options") if each and row.uuid in each]
+
+
+@pytest.mark.parametrize("families", FAMILIES)
 @pytest.mark.parametrize("name", STORIES)
-async def test_a_machine_has_one_port_where_its_guest_is(name: str, northbound: Northbound) -> None:
-    story = STORIES[name]
+async def test_a_machine_has_one_port_where_its_guest_is(name: str, families: str, northbound: Northbound) -> None:
+    """At each moment, for whoever saw it come and for a controller that is started then."""
     async with Stage(northbound.remote) as stage:
-        stage.put("node", *nodes(story.families))
+        seen = Seen(stage)
+        seen.put("node", *nodes(families))
         had: tuple[object, ...] = ()
-        for moment, bound in story.moments:
-            moment(stage)
+        for moment, bound in STORIES[name]:
+            moment(seen)
             await stage.settle()
             assert not stage.problems
             found = list(ports(stage))
+            if families == "dual":
+                assert await seen.by_another(northbound) == contents(stage)
             if not bound:
                 assert found == []
                 continue
@@ -231,11 +330,11 @@ async def test_a_machine_has_one_port_where_its_guest_is(name: str, northbound: 
             options = {"requested-chassis": bound} | ({"activation-strategy": "rarp"} if "," in bound else {})
             assert port["options"] == options
             assert port["name"] == "ns_vm_m"
-            here = switch_of(stage, port), port["addresses"], port["dhcpv4_options"], port["dhcpv6_options"]
+            here = switch_of(stage, port), port["addresses"], told(stage, port)
             had = had or here
             assert here == had
             (addresses,) = port["addresses"]
-            assert len(addresses.split()) == 1 + len(FAMILIES[story.families])
+            assert len(addresses.split()) == 1 + len(FAMILIES[families])
             # Every pod is told the same, so that whichever gets the guest has its port.
             given = {str(stage.annotations[each.key]["default"]) for each in living(stage)}
             assert len(given) == 1
@@ -245,6 +344,39 @@ async def test_a_machine_has_one_port_where_its_guest_is(name: str, northbound: 
 
 def living(stage: Stage) -> list[Any]:
     return list(stage.core.world.machines.pods_of("ns/m").values())
+
+
+DPUS = {"dpu-offload.io/mode": "dpu", "dpu-offload.io/host-node": "n3"}
+
+
+@pytest.mark.parametrize(("source", "target"), [("n1", "n3"), ("n3", "n1")])
+async def test_a_host_whose_dpu_is_in_doubt_takes_no_part_in_migrations(stage: Stage, source: str, target: str) -> None:
+    """Both chassis must have names for a port to wait on two; told at once, while the guest has not left."""
+    stage.put("node", node("e3", "10.1.5.0/24", labels=DPUS))
+    stage.put("vm", vm("m"))
+    stage.put("vmi", vmi("m", on=source))
+    stage.put("pod", launcher("m", "a", on=source, created=1))
+    await stage.settle()
+    (before,) = ports(stage)
+    stage.put("vmmigration", migration("j1", "m"))
+    stage.put("pod", launcher("m", "b", on=target, job="j1", created=2))
+    await stage.settle()
+    problem = stage.problems[vm_owner("ns/m")]
+    assert problem.reason == "MigrationBarred"
+    assert "d3, e3" in str(problem)
+    assert "ns/b" not in stage.annotations
+    (port,) = ports(stage)
+    assert port == before
+    stage.remove("pod", "ns/b")
+    await stage.settle()
+    assert not stage.problems
+    # One DPU is taken away: the next try is like any other.
+    stage.remove("node", "e3")
+    stage.put("pod", launcher("m", "c", on=target, job="j1", created=3))
+    await stage.settle()
+    (port,) = ports(stage)
+    assert set(port["options"]["requested-chassis"].split(",")) == {"n1", "d3"}
+    assert not stage.problems
 
 
 async def test_rows_of_machines_that_are_gone_are_removed_at_the_start_and_others_stay(northbound: Northbound) -> None:
