@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def tap(name: str, *, mac: str) -> Device:
 
 def block(path: str, *, name: str = "block") -> Device:
     """A virtio disk on a file or a block device of the machine, written through."""
-    kind = "host_device" if path.startswith("/dev/") else "file"
+    kind = "host_device" if Path(path).is_block_device() else "file"
     drive = f"if=none,id={name},file.driver={kind},file.filename={path},format=raw,cache.direct=on"
     return Device(("-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"))
 

@@ -3,14 +3,13 @@
 The nodes are the lab's: a plain one, where the pod has a veth pair, and a host with a DPU, where it has a virtual
 function whose representor is on the DPU's switch. QEMU's tap hangs on a bridge with that interface in the pod, as
 KubeVirt's bridge binding has it. A lab's function is a veth, which vfio-pci cannot take: for a function that is in the
-machine itself, the host is a guest with an emulated card (tests/vm/hypervisor.py). The disk is a raw block claim by
-csi-controller and csi-node-host.
+machine itself, the host is a guest with an emulated card (tests/vm/hypervisor.py). The disk is a raw block claim, with
+every daemon from csi-controller to opi-bridge and csi-node-host.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -27,8 +26,10 @@ from lab.kubevirt.taps import TAP, wire
 from lab.vm import devices
 from lab.vm.guest import Parts
 from lab.vm.tiny import TinyGuest
-from tests.csi_rig.plant import Mode, Plant, block_capability, plant
+from tests.csi_rig.estate import Estate, estate, nursery
+from tests.csi_rig.plant import plant
 from tests.csi_rig.target import Target
+from tests.dpu_rig.rig import Pair
 from tests.kubevirt.rig import Rig
 from tests.kubevirt.walks import body
 from tests.node.stage import DEFAULT, HOST
@@ -41,7 +42,6 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(600),
 ]
-SHARED = block_capability(Mode.MULTI_NODE_MULTI_WRITER)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -55,39 +55,37 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def storage() -> AsyncIterator[Plant]:
+async def storage() -> AsyncIterator[Estate]:
     """Both nodes with a DPU for disks each."""
-    with tempfile.TemporaryDirectory(prefix="vm-", dir="/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="vm-", dir="/tmp") as name, nursery() as bearer:
         directory = Path(name)
         target = Target(directory, size=4 << 30)
+        pairs = [(host, Pair(directory / host)) for host in (DEFAULT, HOST)]
+        for part in (DEFAULT, HOST, "plant"):
+            (directory / part).mkdir()
         await target.start()
         try:
-            (directory / "plant").mkdir()
-            async with plant(directory / "plant", target, Authority(directory / "pki")) as built:
-                for host in (DEFAULT, HOST):
-                    await built.add_host(host)
-                await built.start_controller()
-                for host in (DEFAULT, HOST):
-                    await built.start_node(host)
-                yield built
+            async with (
+                plant(directory / "plant", target, Authority(directory / "pki")) as built,
+                estate(built, bearer, pairs) as running,
+            ):
+                yield running
         finally:
+            for _, pair in pairs:
+                pair.end()
             await target.stop()
             for device in await loops.below(directory):
                 await loops.detach(device)
 
 
 @contextlib.asynccontextmanager
-async def attached(storage: Plant, volume: csi_pb2.Volume, host: str) -> AsyncIterator[str]:
-    """The machine's disk on a host, as kubelet and the side-cars get it there; the kernel's name of it."""
-    context = await storage.publish(volume, host, SHARED)
-    await storage.stage(volume, host, context, SHARED)
-    path = await storage.mount(volume, host, SHARED)
+async def attached(storage: Estate, volume: csi_pb2.Volume, host: str) -> AsyncIterator[str]:
+    """The machine's disk on a host, as kubelet and the side-cars get it there: the device in its pod."""
+    path = await storage.attach(volume, host)
     try:
-        yield f"/dev/loop{os.minor(os.stat(path).st_rdev)}"
+        yield path
     finally:
-        await storage.unmount(volume, host)
-        await storage.unstage(volume, host)
-        await storage.unpublish(volume, host)
+        await storage.detach(volume, host)
 
 
 async def boot(rig: Rig, machine: Machine, node: str, disk: str, parts: Parts) -> tuple[str, str, str]:
@@ -112,16 +110,16 @@ def same(told: Mapping[str, str], given: Mapping[str, Any]) -> tuple[str, str, s
     return told["eth0"], told["mac"], told["found"]
 
 
-async def test_a_machine_is_the_same_on_another_node(rig: Rig, storage: Plant) -> None:
+async def test_a_machine_is_the_same_on_another_node(rig: Rig, storage: Estate) -> None:
     parts = await Parts.prepare()
     machine = await rig.machine(body(rig.name("m")))
-    volume = await storage.create(capability=SHARED)
+    volume = await storage.create()
     lives = []
     for node in (DEFAULT, HOST, DEFAULT):
         async with attached(storage, volume, node) as disk:
             lives.append(await boot(rig, machine, node, disk, parts))
     await machine.delete()
-    await storage.delete(volume)
+    await storage.plant.delete(volume)
     assert [found for _, _, found in lives] == ["nothing", "kept", "kept"]
     assert len({(address, mac) for address, mac, _ in lives}) == 1
 
@@ -134,6 +132,7 @@ async def passed_through(rig: Rig, machine: Machine, host: Hypervisor, disk: str
     given = (await rig.given(pod))["default"]
     assert sandbox.result["interfaces"][-1]["pciID"] == host.function
     assert await host.function_mac() == given["mac"]
+    await rig.bound(f"default_vm_{machine.name}", HOST)
     async with host.disk(disk) as function:
         told = await host.run(function)
     await host.delete(sandbox)
@@ -142,7 +141,7 @@ async def passed_through(rig: Rig, machine: Machine, host: Hypervisor, disk: str
     return same(told, given)
 
 
-async def test_a_machine_with_a_function_of_its_own_is_the_same_elsewhere(rig: Rig, storage: Plant) -> None:
+async def test_a_machine_with_a_function_of_its_own_is_the_same_elsewhere(rig: Rig, storage: Estate) -> None:
     parts = await Parts.prepare()
     name = rig.name("m")
     plain, through = body(name), body(name, sriov={})
@@ -150,7 +149,7 @@ async def test_a_machine_with_a_function_of_its_own_is_the_same_elsewhere(rig: R
         {"name": "default", "multus": {"networkName": "dpu-offload/vf", "default": True}}
     ]
     machine = await rig.machine(through)
-    volume = await storage.create("passed", capability=SHARED)
+    volume = await storage.create("passed")
     lives = []
     async with hypervisor(rig, parts, disk=volume.capacity_bytes) as host:
         async with attached(storage, volume, HOST) as disk:
@@ -162,6 +161,6 @@ async def test_a_machine_with_a_function_of_its_own_is_the_same_elsewhere(rig: R
         async with attached(storage, volume, HOST) as disk:
             lives.append(await passed_through(rig, machine, host, disk))
     await machine.delete()
-    await storage.delete(volume)
+    await storage.plant.delete(volume)
     assert [found for _, _, found in lives] == ["nothing", "kept", "kept"]
     assert len({(address, mac) for address, mac, _ in lives}) == 1
