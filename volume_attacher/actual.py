@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from dpu_offload_stubs.attacher.v1 import attacher_pb2
 from dpu_offload_stubs.card.v1 import card_pb2
 from volume_attacher import naming
+from volume_attacher.addresses import Addresses, named
 from volume_attacher.model import Phase, Place, Policy, Portal, Record, Remote, Specification
 
 
@@ -158,17 +159,39 @@ def sizes(actual: Actual, records: Iterable[Record]) -> Iterator[tuple[Record, i
             yield record, disk.size
 
 
-def lacking_portals(record: Record, actual: Actual, addresses: Mapping[str, str]) -> list[Portal]:
-    """Portals of the record to which there is no path at all; `addresses` resolves names."""
-    there = {
-        (way.portal.transport, way.portal.address, way.portal.port)
-        for way in actual.of(naming.object_id(record.volume_id)).ways
-    }
-    return [
-        portal
-        for portal in record.specification.remote.portals
-        if (portal.transport, addresses.get(portal.address, portal.address), portal.port) not in there
-    ]
+def lacking_portals(record: Record, actual: Actual, addresses: Addresses) -> list[Portal]:
+    """Portals of the record to which there is no path at all."""
+    there = {way.portal for way in actual.of(naming.object_id(record.volume_id)).ways}
+    return [portal for portal in record.specification.remote.portals if addresses.of(portal) not in there]
+
+
+def stray_ways(record: Record, actual: Actual, addresses: Addresses) -> list[Way]:
+    """Lost paths to addresses that no portal of the record has, or no name of one has any more."""
+    wanted = portals(record, addresses)
+    ways = actual.of(naming.object_id(record.volume_id)).ways
+    return [way for way in ways if not way.connected and way.portal not in wanted]
+
+
+def portals(record: Record, addresses: Addresses) -> set[Portal]:
+    """By their IP addresses: two names may mean one path."""
+    return {addresses.of(portal) for portal in record.specification.remote.portals}
+
+
+def settled(record: Record, actual: Actual, addresses: Addresses) -> bool:
+    """Whether there is nothing to repair. A lost path is SPDK's to mend, unless the target may have moved."""
+    ways = actual.of(naming.object_id(record.volume_id)).ways
+    return (
+        record.phase is Phase.ATTACHED
+        and complete(record, actual)
+        and len(ways) >= len(portals(record, addresses))
+        and not maybe_moved(record, actual)
+    )
+
+
+def maybe_moved(record: Record, actual: Actual) -> bool:
+    """Whether a path is lost while a target is called by name, which may mean another address by now."""
+    ways = actual.of(naming.object_id(record.volume_id)).ways
+    return not all(way.connected for way in ways) and any(map(named, record.specification.remote.portals))
 
 
 def adoptable(identifier: str, parts: Parts) -> Record | None:

@@ -14,6 +14,7 @@ from foundation.daemon.work import Joining, KeyedQueue
 from volume_attacher import actual as reading
 from volume_attacher import naming, opi_requests, views
 from volume_attacher.actual import Actual
+from volume_attacher.addresses import Addresses
 from volume_attacher.board import Board
 from volume_attacher.bridge import Bridge
 from volume_attacher.errors import BridgeAway, BridgeError, Exists, FunctionTaken, NoFunction, OtherSpecification
@@ -52,6 +53,7 @@ class Attacher:
         self._seen_instance = ""
         # As the host was last told of them, in bytes.
         self._sizes: dict[str, int] = {}
+        self._addresses = Addresses()
         self._shared_read = SharedRead(self._read)
         self.board = Board()
 
@@ -251,21 +253,13 @@ class Attacher:
         for record in self._records:
             if self._work.running(record.volume_id):
                 continue
-            if not self._settled(record, actual):
+            if not reading.settled(record, actual, self._addresses):
                 if fresh or record.volume_id not in self._repairs.errors:
                     self._repairs.add(record.volume_id)
             else:
                 self._repairs.forget(record.volume_id)
         for identifier in reading.strangers(actual, self._records):
             self._take_stranger(identifier, actual)
-
-    def _settled(self, record: Record, actual: Actual) -> bool:
-        parts = actual.of(naming.object_id(record.volume_id))
-        return (
-            record.phase is Phase.ATTACHED
-            and reading.complete(record, actual)
-            and len(parts.ways) >= len(record.specification.remote.portals)
-        )
 
     def _take_stranger(self, identifier: str, actual: Actual) -> None:
         volume_id = naming.volume_of(identifier)
@@ -309,7 +303,7 @@ class Attacher:
             return None
         try:
             result = await self._bring_back(record, self._known())
-            await self._steps(record).add_paths(self._known())
+            await self._steps(record).mend_paths(self._known())
         except BridgeError as error:
             self._show(record, error=str(error))
             raise
@@ -351,6 +345,7 @@ class Attacher:
         return Attachment(
             self._bridge,
             record,
+            addresses=self._addresses,
             host_nqn=self._host_nqn,
             secrets=self._secrets.get(record.volume_id),
             shared_nqn=self._nqn_of(record),
@@ -372,6 +367,7 @@ class Attacher:
         shown = views.attachment(
             record,
             self._actual or Actual(),
+            addresses=self._addresses,
             shared_nqn=self._nqn_of(record),
             error=error or self._away or (str(failed) if failed is not None else ""),
             working=self._work.running(record.volume_id),
@@ -386,6 +382,7 @@ class Attacher:
         result = views.fresh(
             record,
             self._actual or Actual(),
+            addresses=self._addresses,
             shared_nqn=self._nqn_of(record),
             size=attachment.size,
             unopened=attachment.unopened,

@@ -3,7 +3,6 @@
 Works with any bridge of the OPI storage API; what the API lacks comes from the card service beside it, if there is one.
 """
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -172,14 +171,3 @@ def _error(error: grpc.aio.AioRpcError) -> BridgeError:
     if code in _AWAY:
         return BridgeAway(details)
     return _KINDS.get(code, Refused)(details)
-
-
-async def resolve(address: str) -> str:
-    """The first IP address of a host name; an IP address is its own. Raises BridgeAway."""
-    if ":" in address or address.replace(".", "").isdecimal():
-        return address
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(address, None, type=1)
-    except OSError as error:
-        raise BridgeAway(f"the name {address} cannot be resolved: {error}") from error
-    return str(found[0][4][0])

@@ -4,6 +4,8 @@ import hashlib
 import re
 from typing import Final
 
+from volume_attacher.model import Portal
+
 # AIP-122: bridges may refuse longer ids.
 _LIMIT: Final = 63
 _READABLE: Final = "dpu-"
@@ -82,10 +84,11 @@ def qos_name(identifier: str) -> str:
     return f"qosVolumes/{identifier}"
 
 
-def path_name(remote: str, path: str) -> str:
-    return f"{remote_name(remote)}/nvmePaths/{path}"
+def path_name(remote: str, portal: Portal) -> str:
+    """Of the path over `portal`, whose address is an IP address."""
+    return f"{remote_name(remote)}/nvmePaths/{path_id(portal)}"
 
 
-def path_id(transport: str, address: str, port: int) -> str:
-    plain = "".join(c if c.isalnum() else "-" for c in address.lower()).strip("-")
-    return f"{transport}-{plain}-{port}"
+def path_id(portal: Portal) -> str:
+    plain = "".join(c if c.isalnum() else "-" for c in portal.address.lower()).strip("-")
+    return f"{portal.transport}-{plain}-{portal.port}"

@@ -49,12 +49,13 @@ def keys(identifier: str, secrets: Secrets) -> card_pb2.SetRemoteControllerOptio
     )
 
 
-def path(identifier: str, portal: Portal, *, address: str, nqn: str, host_nqn: str) -> Message:
-    """The path over `portal`, whose name was resolved to `address`."""
+def path(identifier: str, portal: Portal, *, nqn: str, host_nqn: str) -> Message:
+    """The path over `portal`, whose address is an IP address."""
+    address = portal.address
     family = opicommon_pb2.NVME_ADDRESS_FAMILY_IPV6 if ":" in address else opicommon_pb2.NVME_ADDRESS_FAMILY_IPV4
     return backend_nvme_pb2.CreateNvmePathRequest(
         parent=remote_name(identifier),
-        nvme_path_id=path_id(portal.transport, address, portal.port),
+        nvme_path_id=path_id(portal),
         nvme_path=backend_nvme_pb2.NvmePath(
             trtype=_TRANSPORTS[portal.transport],
             traddr=address,

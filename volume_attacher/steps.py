@@ -18,9 +18,10 @@ from dpu_offload_stubs.card.v1 import card_pb2
 from foundation.daemon import metrics
 from volume_attacher import naming
 from volume_attacher import opi_requests as opi
-from volume_attacher.actual import Actual, lacking_portals, subsystem_id
-from volume_attacher.bridge import Bridge, resolve
-from volume_attacher.errors import Missing, Refused, Unsupported
+from volume_attacher.actual import Actual, lacking_portals, maybe_moved, stray_ways, subsystem_id
+from volume_attacher.addresses import Addresses
+from volume_attacher.bridge import Bridge
+from volume_attacher.errors import BridgeAway, Missing, Refused, Unsupported
 from volume_attacher.functions import SHARED_NAMESPACES
 from volume_attacher.model import Portal, Record, Secrets
 
@@ -45,7 +46,15 @@ class Attachment:
     """The steps of one record. `secrets` is None when they are not known (any more)."""
 
     def __init__(
-        self, bridge: Bridge, record: Record, *, host_nqn: str, secrets: Secrets | None, shared_nqn: str, alone: bool
+        self,
+        bridge: Bridge,
+        record: Record,
+        *,
+        addresses: Addresses,
+        host_nqn: str,
+        secrets: Secrets | None,
+        shared_nqn: str,
+        alone: bool,
     ) -> None:
         self._bridge = bridge
         self._record = record
@@ -55,7 +64,8 @@ class Attachment:
         self._alone = alone
         self._id = naming.object_id(record.volume_id)
         self._subsystem = subsystem_id(record)
-        self._addresses: dict[str, str] = {}
+        self._portals = record.specification.remote.portals
+        self._addresses = addresses
         self.size = 0
         """In bytes, once connected."""
         self.unopened: list[Portal] = []
@@ -89,16 +99,12 @@ class Attachment:
         todo = [step for step in self.steps() if actual is None or not step.done(actual)]
         if not todo:
             return
-        await self._resolve()
+        await self._addresses.resolve(self._portals)
         with metrics.step_timer(ATTACH_SECONDS, step="all"):
             try:
                 await self._do_at_once(todo)
             except Unsupported:
                 await self._do_in_turn(todo)
-
-    async def _resolve(self) -> None:
-        portals = self._record.specification.remote.portals
-        self._addresses = {portal.address: await resolve(portal.address) for portal in portals}
 
     async def _do_at_once(self, todo: Sequence[Step]) -> None:
         first = [step for step in todo if not step.after]
@@ -107,7 +113,7 @@ class Attachment:
         created = await self._bridge.create_all(
             [wanted[step.name] for step in first],
             [creation for step in then for creation in wanted[step.name]],
-            paths=len(self._addresses),
+            paths=len(self._portals),
         )
         rest = iter(created)
         for step in (*first, *then):
@@ -131,8 +137,7 @@ class Attachment:
             return
         found = created[-1].namespace
         self.size, self._disk = found.size_bytes, found.volume
-        portals = self._record.specification.remote.portals
-        for portal, one in zip(portals, created[-1 - len(portals) : -1], strict=True):
+        for portal, one in zip(self._portals, created[-1 - len(self._portals) : -1], strict=True):
             if one.refused:
                 log.warning("%s: no path over %s: %s", self._record.volume_id, portal, one.refused)
                 self.unopened.append(portal)
@@ -141,15 +146,14 @@ class Attachment:
         """Take everything down, in reverse; what is gone already does not matter. Raises the first BridgeError."""
         try:
             with metrics.step_timer(DETACH_SECONDS, step="all"):
-                await self._bridge.delete_all(*await self._names())
+                await self._bridge.delete_all(*self._names())
         except (Refused, Unsupported):
             # Another's bridge, or something is there that only a look can find: step by step.
             await self._undo_step_by_step()
 
-    async def _names(self) -> tuple[list[str], list[list[str]]]:
+    def _names(self) -> tuple[list[str], list[list[str]]]:
         """What the steps make, in the order in which `_undo_step_by_step` removes it."""
         wanted = self._record.specification
-        await self._resolve()
         first = [naming.namespace_name(self._subsystem, self._record.nsid)]
         if wanted.limits:
             first.insert(0, naming.qos_name(self._id))
@@ -159,10 +163,7 @@ class Attachment:
         return first, [host, storage] if self._alone else [storage]
 
     def _paths(self) -> list[str]:
-        return [
-            naming.path_name(self._id, naming.path_id(portal.transport, self._addresses[portal.address], portal.port))
-            for portal in self._record.specification.remote.portals
-        ]
+        return [naming.path_name(self._id, self._addresses.of(portal)) for portal in self._portals]
 
     @property
     def _controller(self) -> str:
@@ -197,22 +198,20 @@ class Attachment:
         return actual.of(self._id).disk(self._record.specification.remote.uuid) is not None
 
     def _connect(self) -> list[card_pb2.Creation]:
-        portals = self._record.specification.remote.portals
         result = [opi.creation(opi.remote_controller(self._id))]
         if self._record.secured:
             if self._secrets is None:
                 raise Refused("its keys are not known here: they come with the next Attach call")
             if self._secrets.dhchap_key or self._secrets.tls_psk:
                 result.append(card_pb2.Creation(options=opi.keys(self._id, self._secrets)))
-        result += [opi.creation(self._path(portal), any_of=True) for portal in portals]
+        result += [opi.creation(self._path(portal), any_of=True) for portal in self._portals]
         wait = opi.wait(self._id, _REMOTE_NSID, self._record.specification.remote.uuid)
         return [*result, card_pb2.Creation(wait=wait)]
 
     def _path(self, portal: Portal) -> Message:
         return opi.path(
             self._id,
-            portal,
-            address=self._addresses[portal.address],
+            self._addresses.of(portal),
             nqn=self._record.specification.remote.nqn,
             host_nqn=self._host_nqn,
         )
@@ -223,16 +222,26 @@ class Attachment:
         try:
             await self._bridge.single.delete(naming.remote_name(self._id))
         except Refused:
-            # There are paths that the record does not know.
+            # There are paths that the record does not tell: a name had another address then, or was not resolved here.
             for path in await self._bridge.path_names(self._id):
                 await self._bridge.single.delete(path)
             await self._bridge.single.delete(naming.remote_name(self._id))
 
-    async def add_paths(self, actual: Actual) -> None:
-        """Open the paths that are lacking beside those that work."""
-        await self._resolve()
-        for portal in lacking_portals(self._record, actual, self._addresses):
+    async def mend_paths(self, actual: Actual) -> None:
+        """Open the paths that are lacking, and close lost ones to where no target is any more. Raises BridgeError.
+
+        Also when a target that is called by name is lost where the name leads.
+        """
+        await self._addresses.resolve(self._portals)
+        lacking = lacking_portals(self._record, actual, self._addresses)
+        for portal in lacking:
             await self._bridge.single.create(self._path(portal))
+        strays = stray_ways(self._record, actual, self._addresses)
+        for way in strays:
+            log.info("%s: %s is no address of its target any more", self._record.volume_id, way.portal)
+            await self._bridge.single.delete(naming.path_name(self._id, way.portal))
+        if not lacking and not strays and maybe_moved(self._record, actual):
+            raise BridgeAway("its target does not answer at any address that its name has now")
 
     # --- encrypt and limit
 

@@ -7,20 +7,29 @@ from typing import Final
 
 from dpu_offload_stubs.attacher.v1 import attacher_pb2 as pb
 from volume_attacher import naming
-from volume_attacher.actual import Actual, Parts, complete
+from volume_attacher.actual import Actual, Parts, complete, portals
+from volume_attacher.addresses import Addresses
 from volume_attacher.model import Phase, Place, Portal, Record
 
 _TRANSPORTS: Final = {"tcp": pb.TRANSPORT_TCP, "rdma": pb.TRANSPORT_RDMA}
 
 
 def attachment(
-    record: Record, actual: Actual, *, shared_nqn: str, error: str = "", working: bool = False, size: int = 0
+    record: Record,
+    actual: Actual,
+    *,
+    addresses: Addresses,
+    shared_nqn: str,
+    error: str = "",
+    working: bool = False,
+    size: int = 0,
 ) -> pb.Attachment:
     """The attachment of `record` as `actual` shows it; `error` is why the last repair failed, `size` overrides."""
     wanted = record.specification
     parts = actual.of(naming.object_id(record.volume_id))
     disk = parts.disk(wanted.remote.uuid)
-    state, reason = _state(record, actual, parts, error=error, working=working)
+    ways = len(portals(record, addresses))
+    state, reason = _state(record, actual, parts, ways=ways, error=error, working=working)
     return pb.Attachment(
         volume_id=record.volume_id,
         state=state,
@@ -37,9 +46,11 @@ def attachment(
     )
 
 
-def fresh(record: Record, actual: Actual, *, shared_nqn: str, size: int, unopened: Collection[Portal]) -> pb.Attachment:
+def fresh(
+    record: Record, actual: Actual, *, addresses: Addresses, shared_nqn: str, size: int, unopened: Collection[Portal]
+) -> pb.Attachment:
     """An attachment that was made just now: `actual` is older than that, `unopened` are portals without a path."""
-    result = attachment(record, actual, shared_nqn=shared_nqn, size=size)
+    result = attachment(record, actual, addresses=addresses, shared_nqn=shared_nqn, size=size)
     result.state, result.reason = pb.ATTACHMENT_STATE_ATTACHED, ""
     if not result.paths:
         result.paths.extend(
@@ -53,7 +64,7 @@ def fresh(record: Record, actual: Actual, *, shared_nqn: str, size: int, unopene
 
 
 def _state(
-    record: Record, actual: Actual, parts: Parts, *, error: str, working: bool
+    record: Record, actual: Actual, parts: Parts, *, ways: int, error: str, working: bool
 ) -> tuple[pb.AttachmentState.ValueType, str]:
     if record.phase is Phase.DETACHING:
         return pb.ATTACHMENT_STATE_DETACHING, error
@@ -66,7 +77,7 @@ def _state(
         what = ", ".join(f"{way.portal} is {way.ana if way.connected else way.state}" for way in lost)
         whole = len(lost) == len(parts.ways)
         return pb.ATTACHMENT_STATE_DEGRADED, f"{'no path works' if whole else 'a path is lost'}: {what}"
-    if len(parts.ways) < len(record.specification.remote.portals):
+    if len(parts.ways) < ways:
         return pb.ATTACHMENT_STATE_DEGRADED, error or "a path could not be opened yet"
     return pb.ATTACHMENT_STATE_ATTACHED, ""
 

@@ -26,7 +26,7 @@ async def card(rig: DpuRig, api: OpiClient) -> AsyncIterator[Any]:
 
 
 def _path(volume: Volume, port: int, *, any_of: bool = True) -> pb.Creation:
-    path = opi.path("r", Portal("tcp", "127.0.0.1", port), address="127.0.0.1", nqn=volume.nqn, host_nqn=HOST_NQN)
+    path = opi.path("r", Portal("tcp", "127.0.0.1", port), nqn=volume.nqn, host_nqn=HOST_NQN)
     return opi.creation(path, any_of=any_of)
 
 
