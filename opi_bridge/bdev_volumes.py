@@ -7,8 +7,7 @@ from typing import Any
 
 from foundation.spdk.errors import SpdkError
 from opi_bridge.errors import AlreadyExists, CardRefused, Exhausted, FailedPrecondition, InvalidArgument
-from opi_bridge.ledger import PREFIX
-from opi_bridge.names import Name, check_id
+from opi_bridge.names import Name, is_id
 from opi_bridge.resources import immutable
 from opi_bridge.session import Session
 from opi_bridge.volumes import find, stats
@@ -53,7 +52,7 @@ class BdevStore:
         return [
             self._message(bdev)
             for bdev in await self._session.call("bdev_get_bdevs")
-            if bdev.get("product_name") == self._sort.product and _is_named(bdev)
+            if bdev.get("product_name") == self._sort.product and is_id(str(bdev["name"]))
         ]
 
     async def get(self, name: Name) -> Any | None:
@@ -124,16 +123,6 @@ class BdevStore:
         )
         self._sort.put(bdev, result)
         return result
-
-
-def _is_named(bdev: Mapping[str, Any]) -> bool:
-    if str(bdev["name"]).startswith(PREFIX):
-        return False
-    try:
-        check_id(str(bdev["name"]), "name")
-    except InvalidArgument:
-        return False
-    return True
 
 
 def _uuid(text: str) -> str:

@@ -21,7 +21,7 @@ from opi_bridge.errors import (
     NotFound,
     Unimplemented,
 )
-from opi_bridge.names import Name
+from opi_bridge.names import Name, is_id
 from opi_bridge.resources import immutable
 from opi_bridge.session import Session
 from opi_bridge.volumes import bdev_of, find, stats
@@ -79,7 +79,7 @@ class EncryptedStore:
         return [
             self._message(bdev)
             for bdev in await self._session.call("bdev_get_bdevs")
-            if bdev.get("product_name") == _PRODUCT
+            if bdev.get("product_name") == _PRODUCT and is_id(str(bdev["name"]))
         ]
 
     async def get(self, name: Name) -> pb.EncryptedVolume | None:
@@ -88,7 +88,9 @@ class EncryptedStore:
 
     async def _find(self, name: Name) -> Mapping[str, Any] | None:
         bdev = await find(self._session, name.id)
-        return bdev if bdev is not None and bdev.get("product_name") == _PRODUCT else None
+        if bdev is None or bdev.get("product_name") != _PRODUCT or bdev["name"] != name.id:
+            return None
+        return bdev
 
     async def create(self, name: Name, message: pb.EncryptedVolume) -> pb.EncryptedVolume:
         if not message.key:

@@ -48,6 +48,10 @@ class Unavailable(OpiError):
     """The card's process, or the remote target, does not answer now."""
 
 
+class TargetAway(Unavailable):
+    """The remote target could not be reached, so that nothing was made."""
+
+
 class CardRefused(OpiError):
     """The card answered with an error that has no better name."""
 
@@ -61,6 +65,7 @@ DEFINITE: Final = (
     FailedPrecondition,
     Exhausted,
     Unimplemented,
+    TargetAway,
     CardRefused,
     SpdkError,
 )

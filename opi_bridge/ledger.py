@@ -107,6 +107,12 @@ class Ledger:
         self._forget(name)
         self._unsure.discard(name)
 
+    async def drop_under(self, parent: Name, *collections: str) -> None:
+        """Drop entries whose objects went with their parent, or before it without a word."""
+        for collection in collections:
+            for name, _ in self.under(parent, collection):
+                await self.drop(name)
+
     async def _remove(self, name: Name, values: Mapping[str, str]) -> None:
         try:
             await self._session.call("bdev_null_delete", {"name": encode(name, values)})

@@ -49,9 +49,14 @@ class Name:
 ROOT: Final = Name(())
 
 
+def is_id(text: str) -> bool:
+    """Whether a resource can have this id: things of the card that others named may have no id here."""
+    return _ID.fullmatch(text) is not None
+
+
 def check_id(identifier: str, field: str) -> str:
     """Return `identifier`, or raise InvalidArgument naming `field`."""
-    if not _ID.fullmatch(identifier):
+    if not is_id(identifier):
         raise InvalidArgument(
             f"{field} {identifier[:80]!r} is not an id: use 1 to 128 lower-case letters, digits and hyphens,"
             " beginning and ending with a letter or digit"

@@ -16,18 +16,18 @@ from opi_bridge.errors import (
     InvalidArgument,
     NotFound,
     OpiError,
+    TargetAway,
     Unavailable,
     Unimplemented,
 )
 from opi_bridge.ledger import Ledger
 from opi_bridge.names import Name
-from opi_bridge.remote_controllers import RemoteControllerStore, RemoteSettings
+from opi_bridge.remote_controllers import PATHS, RemoteControllerStore, RemoteSettings
 from opi_bridge.resources import immutable
 from opi_bridge.session import Session
 from opi_bridge.subsystems import check_nqn
 from opi_bridge.volumes import find, prefixed, stats, together
 
-PATHS: Final = "nvmePaths"
 _TRANSPORTS: Final = {
     opicommon_pb2.NVME_TRANSPORT_TYPE_TCP: "TCP",
     opicommon_pb2.NVME_TRANSPORT_TYPE_RDMA: "RDMA",
@@ -217,7 +217,7 @@ def _why(name: Name, trid: Mapping[str, str], error: SpdkError) -> OpiError:
     if error.exists:
         return AlreadyExists(f"{name}: the way over {where} to {trid.get('subnqn', 'it')} is there already")
     if error.unreachable:
-        return Unavailable(
+        return TargetAway(
             f"{name}: no connection over {where} to {trid.get('subnqn', 'the disk')}: the target does not answer there,"
             " has no such subsystem, or does not admit this host or its keys"
         )

@@ -19,6 +19,7 @@ from opi_bridge.session import Session
 from opi_bridge.volumes import stats, together
 
 COLLECTION: Final = "nvmeRemoteControllers"
+PATHS: Final = "nvmePaths"
 NAMESPACE_COLLECTION: Final = "nvmeRemoteNamespaces"
 _MODES: Final = {
     pb.NVME_MULTIPATH_DISABLE: "disable",
@@ -156,11 +157,8 @@ class RemoteControllerStore:
             name: [] for name, _ in self._ledger.under(names.ROOT, COLLECTION)
         }
         for one in await self._session.call("bdev_nvme_get_controllers"):
-            try:
-                names.check_id(one["name"], "name")
-            except InvalidArgument:
-                continue
-            result[controller_name(one["name"])] = one["ctrlrs"]
+            if names.is_id(one["name"]):
+                result[controller_name(one["name"])] = one["ctrlrs"]
         return result
 
     async def listing(self, parent: Name) -> Sequence[pb.NvmeRemoteController]:
@@ -260,6 +258,7 @@ class RemoteControllerStore:
                 await self._ledger.put(name, entry)
             raise FailedPrecondition(f"{name} still has {len(paths)} paths: delete those first")
         found = entry is not None
+        await self._ledger.drop_under(name, PATHS)
         for kind in ("key", "ckey", "psk"):
             await self._keys.drop(f"{name.id}-{kind}")
         return found

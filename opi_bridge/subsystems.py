@@ -9,7 +9,14 @@ from opi_bridge import masks
 from opi_bridge.cards.card import Card
 from opi_bridge.cards.model import Subsystem
 from opi_bridge.errors import DEFINITE, AlreadyExists, Different, FailedPrecondition, InvalidArgument
-from opi_bridge.frontend_names import SUBSYSTEMS, FrontendNames, foreign_id, subsystem_name
+from opi_bridge.frontend_names import (
+    CONTROLLERS,
+    NAMESPACES,
+    SUBSYSTEMS,
+    FrontendNames,
+    foreign_id,
+    subsystem_name,
+)
 from opi_bridge.keys import Keys
 from opi_bridge.ledger import Ledger
 from opi_bridge.names import Name
@@ -137,12 +144,14 @@ class SubsystemStore:
     async def delete(self, name: Name) -> bool:
         found = await self.find(name)
         if found is None:
+            await self._ledger.drop_under(name, NAMESPACES, CONTROLLERS)
             await self._ledger.drop(name)
             return False
         children = [f"namespace {ns.nsid}" for ns in found.namespaces]
         children += [f"a controller on {c.endpoint}" for c in found.controllers]
         if children:
             raise FailedPrecondition(f"{name} still has {', '.join(children[:5])}: delete those first")
+        await self._ledger.drop_under(name, NAMESPACES, CONTROLLERS)
         deleted = await together(self._ledger.drop(name), self._card.delete_subsystem(found.nqn))
         await self._keys.drop(f"{name.id}-psk")
         return deleted

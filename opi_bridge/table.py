@@ -23,9 +23,9 @@ from opi_bridge.in_card_encryption import InCardEncryptedStore, KeyHolder
 from opi_bridge.keys import Keys
 from opi_bridge.ledger import Ledger
 from opi_bridge.namespaces import NamespaceStore
-from opi_bridge.paths import PATHS, PathStore
+from opi_bridge.paths import PathStore
 from opi_bridge.qos_volumes import QosStore
-from opi_bridge.remote_controllers import COLLECTION, NAMESPACE_COLLECTION, RemoteControllerStore, Timeouts
+from opi_bridge.remote_controllers import COLLECTION, NAMESPACE_COLLECTION, PATHS, RemoteControllerStore, Timeouts
 from opi_bridge.remote_namespaces import RemoteNamespaceStore
 from opi_bridge.resources import Kind
 from opi_bridge.session import Session

@@ -55,7 +55,7 @@ class VirtioBlkStore:
         return [
             self._message(Name(((COLLECTION, one["ctrlr"]),)), one)
             for one in await self._session.call("vhost_get_controllers")
-            if "block" in one.get("backend_specific", {})
+            if "block" in one.get("backend_specific", {}) and names.is_id(one["ctrlr"])
         ]
 
     async def get(self, name: Name) -> pb.VirtioBlk | None:
@@ -76,15 +76,15 @@ class VirtioBlkStore:
         slot = slot_of(message.pcie_id, "pcie_id")
         if await self._find(name) is not None:
             raise AlreadyExists(f"{name} exists already")
-        for other, values in self._ledger.under(names.ROOT, COLLECTION):
-            if _slot(values) == slot and other != name and await self._find(other) is not None:
-                raise FailedPrecondition(f"function {slot} carries {other} already")
         # Two vhost controllers may share a disk, and a claimed one is no obstacle: SPDK does not look.
         bdev = await find(self._session, message.volume_name_ref)
         if bdev is None:
             raise NotFound(f"there is no volume {message.volume_name_ref}")
         if bdev.get("claimed"):
             raise FailedPrecondition(f"volume {message.volume_name_ref} is in use: {bdev.get('claim_type', 'claimed')}")
+        for other, values in self._ledger.under(names.ROOT, COLLECTION):
+            if _slot(values) == slot and other != name and await self._find(other) is not None:
+                raise FailedPrecondition(f"function {slot} carries {other} already")
         entry = {"port": str(slot.port), "pf": str(slot.pf), "vf": str(slot.vf)}
         if message.max_io_qps:
             entry["queues"] = str(message.max_io_qps)
