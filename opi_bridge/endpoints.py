@@ -4,13 +4,16 @@ import ipaddress
 
 from dpu_offload_stubs.opi.storage import frontend_nvme_pb2, opicommon_pb2
 from opi_bridge.cards.model import Endpoint, Fabric, Qos, Slot
-from opi_bridge.errors import InvalidArgument
+from opi_bridge.errors import InvalidArgument, OutOfRange
 
 _TRANSPORTS = {opicommon_pb2.NVME_TRANSPORT_TYPE_TCP: "TCP", opicommon_pb2.NVME_TRANSPORT_TYPE_RDMA: "RDMA"}
 FAMILIES = {
     opicommon_pb2.NVME_ADDRESS_FAMILY_IPV4: "IPv4",
     opicommon_pb2.NVME_ADDRESS_FAMILY_IPV6: "IPv6",
 }
+# More than any counter of a card holds, in thousands of operations and in MiB a second.
+_KIOPS_LIMIT = 2**63 // 1000
+_MIB_LIMIT = 2**63 >> 20
 _PCI_FIELDS = ("port_id", "physical_function", "virtual_function")
 
 
@@ -79,6 +82,8 @@ def qos_of(limit: opicommon_pb2.QosLimit, field: str) -> Qos:
     for descriptor, value in limit.ListFields():
         if value < 0:
             raise InvalidArgument(f"{field}.{descriptor.name} {value} is negative")
+        if value >= (_KIOPS_LIMIT if descriptor.name.endswith("_kiops") else _MIB_LIMIT):
+            raise OutOfRange(f"{field}.{descriptor.name} {value} is more than any card counts: use 0 for no limit")
     return Qos(
         read_iops=limit.rd_iops_kiops * 1000,
         write_iops=limit.wr_iops_kiops * 1000,

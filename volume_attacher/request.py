@@ -16,6 +16,9 @@ _NQN: Final = re.compile(r"nqn\.\d{4}-\d{2}\.[A-Za-z0-9.-]+:\S(?:.*\S)?")
 _HOST_NAME: Final = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*\.?"
 )
+# More than any counter of a card holds, in operations and in bytes a second.
+_IOPS_LIMIT: Final = 2**63
+_MB_LIMIT: Final = 2**63 >> 20
 _HEX_KEY: Final = re.compile(r"(?:[0-9a-fA-F]{32}|[0-9a-fA-F]{64})")
 _TRANSPORTS: Final = {pb.TRANSPORT_TCP: "tcp", pb.TRANSPORT_RDMA: "rdma"}
 _POLICIES: Final = {
@@ -122,9 +125,12 @@ def _address(text: str, field: str) -> str:
 
 
 def _limits(qos: pb.Qos) -> Limits:
-    for field in ("read_iops", "write_iops", "read_write_iops"):
-        if getattr(qos, field) % 1000:
-            raise InvalidRequest(f"qos.{field} {getattr(qos, field)} is not a multiple of 1000")
+    for descriptor, value in qos.ListFields():
+        iops = descriptor.name.endswith("_iops")
+        if value >= (_IOPS_LIMIT if iops else _MB_LIMIT):
+            raise InvalidRequest(f"qos.{descriptor.name} {value} is more than any card counts: use 0 for no limit")
+        if iops and value % 1000:
+            raise InvalidRequest(f"qos.{descriptor.name} {value} is not a multiple of 1000")
     return Limits(
         read_iops=qos.read_iops,
         write_iops=qos.write_iops,

@@ -119,6 +119,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("CreateEncryptedVolume", {"encrypted_volume": _encrypted("used", XTS_128, _bytes(32))}, STATE),
     ("CreateEncryptedVolume", {"encrypted_volume": _encrypted("no", XTS_128, _bytes(32))}, MISSING),
     # Limits.
+    ("CreateQosVolume", {"qos_volume": _qos(max={"rw_iops_kiops": str(2**62)})}, BAD),
+    ("CreateQosVolume", {"qos_volume": _qos(max={"rw_bandwidth_mbs": str(2**50)})}, BAD),
     ("CreateQosVolume", {"qos_volume": _qos()}, BAD),
     ("CreateQosVolume", {"qos_volume": _qos(max={"rw_iops_kiops": "-1"})}, BAD),
     ("CreateQosVolume", {"qos_volume": _qos(min={"rw_iops_kiops": "1"})}, CANNOT),

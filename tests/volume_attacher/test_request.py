@@ -44,6 +44,8 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("port", {"path": {"port": 65536}}),
     ("function_policy", {"function_policy": 99}),
     ("read_iops", {"qos": pb.Qos(read_iops=1500)}),
+    ("read_write_iops", {"qos": pb.Qos(read_write_iops=(2**64 - 1) // 1000 * 1000)}),
+    ("read_write_mb_per_second", {"qos": pb.Qos(read_write_mb_per_second=2**64 - 1)}),
 ]
 BAD_SECRETS: list[tuple[str, dict[str, Any]]] = [
     ("dhchap_key", {"credentials": pb.Credentials(dhchap_key="topsecret")}),
