@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from cni.controller import recovery
 from cni.controller.addresses import plan as addresses
 from cni.controller.addresses.pool import Assignment
 from cni.controller.config import ClusterConfig
@@ -27,7 +28,6 @@ from cni.controller.rows.tables import identify
 from cni.controller.translate.gateway import JOIN_PORT
 from cni.controller.translate.names import CLUSTER, node_owner
 from cni.controller.translate.node import ROUTER_PORT
-from cni.controller.translate.pod import DEFAULT
 from cni.controller.translators import Annotate, AnnotateNode, Keep, Translators
 from cni.controller.vm_translator import KeepMachine
 from cni.controller.world import World
@@ -160,11 +160,14 @@ class Core:
         """
         self._recover_nodes()
         self._recover_retired()
-        for row in self.committer.actual.rows("Logical_Switch_Port").values():
-            port = identify("Logical_Switch_Port", row)
-            if port is not None and port.kind == "pod" and port.part == DEFAULT and row["addresses"]:
-                self.world.recover(port.key, row["options"].get("iface-id-ver", ""), next(iter(row["addresses"])))
-            elif port is not None and port.kind == "vm" and row["addresses"]:
+        ports = [
+            (port, row)
+            for row in self.committer.actual.rows("Logical_Switch_Port").values()
+            if (port := identify("Logical_Switch_Port", row)) is not None
+        ]
+        recovery.recover(self.world, ((port, row) for port, row in ports if port.kind == "pod"))
+        for port, row in ports:
+            if port.kind == "vm" and row["addresses"]:
                 self.world.machines.recover(port.key, port.part, max(row["addresses"], key=len))
         self.world.machines.remember()
         self.world.retired.look_at_all()

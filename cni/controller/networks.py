@@ -204,12 +204,13 @@ class Networks:
             if wanted:
                 self._pods[key], self._wishes[key] = pod, wanted
         keys = {each.network for each in wanted} if isinstance(wanted, tuple) else set()
+        parts = {each.key for each in wanted} if isinstance(wanted, tuple) else set()
         if old is not None and isinstance(before, tuple):
             claims = {each.claim for each in wanted} if isinstance(wanted, tuple) else set()
             for wish in before:
                 if wish.claim and wish.claim not in claims:
                     self._leave(old, wish)
-                if pod is None or pod.uid != old.uid or wish.network not in keys:
+                if pod is None or pod.uid != old.uid or wish.key not in parts:
                     self._release(old, wish)
                 self._pods_of.get(wish.network, set()).discard(key)
         for each in keys:
@@ -304,8 +305,17 @@ class Networks:
                     self._claim(pod, wish)
         return pool
 
+    def place(self, pod: Pod, part: str) -> tuple[Pool | None, str]:
+        """Where a pod's own addresses (not a claim's) on a network are from, and as whose. `part`: as Wish.key."""
+        wanted = self._wishes.get(pod.key, ())
+        for wish in wanted if isinstance(wanted, tuple) else ():
+            if wish.key == part and not wish.claim:
+                return self._pool(pod, wish), _holder(pod, wish)
+        return None, ""
+
     def _pool(self, pod: Pod, wish: Wish) -> Pool | None:
-        return self._pools.get((wish.network, "")) or self._pools.get((wish.network, pod.node))
+        whole = self._pools.get((wish.network, ""))
+        return whole if whole is not None else self._pools.get((wish.network, pod.node))
 
     def _claim(self, pod: Pod, wish: Wish) -> None:
         written, pool = pod.written().get(wish.key), self._pool(pod, wish)

@@ -247,16 +247,6 @@ class World:
         if written is not None:
             pool.claim(pod.uid, Assignment(written.ips, written.mac), partly=True)
 
-    def recover(self, key: str, uid: str, addresses: str) -> bool:
-        """Gives a pod without annotation the addresses that its port (`mac ip …`) has: the annotation got lost, or the
-        controller ended before it was written. True if it holds them now."""
-        pod = self.pods.get(key)
-        pool = self.pools.get(pod.node) if pod is not None else None
-        if pod is None or pool is None or pod.uid != uid or not pod.wired:
-            return False
-        mac, *ips = addresses.split()
-        return pool.held(uid) is None and pool.claim(uid, Assignment(tuple(ips), mac), partly=True)
-
     def pods_on(self, node: str) -> list[Owner]:
         """The pods that are scheduled to a node."""
         return [pod_owner(key) for key in self._pods_of_node.get(node, ())]

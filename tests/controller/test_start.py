@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cni.controller.model.network import SELECTION
 from cni.controller.rows import Owner
 from foundation.ovsdb import OvsdbSession, fresh_name
 from foundation.ovsdb import operations as op
@@ -18,6 +19,7 @@ from tests.controller.stage import Northbound, Stage, node, pod
 
 MAC, IP = "0a:58:0a:01:00:09", "10.1.0.9"
 WRITTEN = {"default": {"ips": [f"{IP}/24"], "mac": MAC}}
+LAYER2 = '{"type": "dpu-offload", "topology": "layer2", "subnets": "172.16.0.0/29"}'
 NODES = (node("n1", "10.1.0.0/24"), node("n2", "10.2.0.0/24"))
 
 
@@ -156,3 +158,54 @@ async def test_a_pod_of_an_unknown_node_waits_and_its_old_port_goes(northbound: 
         assert pod_ports(stage)["ns_web"][0] == "n3"
         assert pod_ports(stage)["ns_web"][1].startswith("10.1.3.")
         assert stage.annotations["ns/web"]["default"]["ips"][0].startswith("10.1.3.")
+
+
+async def test_an_annotation_copied_with_its_pod_takes_nothing_from_who_had_it_first(northbound: Northbound) -> None:
+    """Made while no controller ran, say from an exported manifest; by its name it is listed first."""
+    asks = {SELECTION: "blue"}
+    blue = {"metadata": {"name": "blue", "namespace": "ns"}, "spec": {"config": LAYER2}}
+    async with Stage(northbound.remote) as first:
+        first.put("node", *NODES)
+        first.put("network", blue)
+        first.put("pod", pod("web", uid="u1", annotations=asks))
+        await first.settle()
+        before, written = pod_ports(first), first.annotations["ns/web"]
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *NODES)
+        stage.put("network", blue)
+        stage.put("pod", pod("a-copy", uid="u2", annotations=asks, networks=written))
+        stage.put("pod", pod("web", uid="u1", annotations=asks, networks=written))
+        await stage.settle()
+        after = pod_ports(stage)
+        assert {name: after[name] for name in before} == before
+        assert after["ns_a-copy"][1] not in {ip for _, ip in before.values()}
+        assert stage.annotations["ns/a-copy"]["ns/blue"]["ips"] != written["ns/blue"]["ips"]
+
+
+@pytest.mark.parametrize("kept", ["ports", "annotations"])
+async def test_addresses_on_other_networks_come_back(kept: str) -> None:
+    """In whichever order pods are listed: all addresses of the network are given, so each one's matters to all."""
+    blue = {"metadata": {"name": "blue", "namespace": "ns"}, "spec": {"config": LAYER2}}
+    asks = {SELECTION: "blue"}
+    northbound = Northbound()
+    try:
+        async with Stage(northbound.remote) as stage:
+            stage.put("node", *NODES)
+            stage.put("network", blue)
+            stage.put("pod", *(pod(f"p{index}", uid=f"u{index}", annotations=asks) for index in range(6)))
+            await stage.settle()
+            assert stage.problems == {}
+            before = stage.annotations
+        if kept == "annotations":
+            northbound.remove()
+            northbound = Northbound()
+        async with Stage(northbound.remote) as stage:
+            stage.put("node", *NODES)
+            stage.put("network", blue)
+            for index in reversed(range(6)):
+                written = before[f"ns/p{index}"] if kept == "annotations" else None
+                stage.put("pod", pod(f"p{index}", uid=f"u{index}", annotations=asks, networks=written))
+            await stage.settle()
+            assert stage.annotations == before
+    finally:
+        northbound.remove()

@@ -122,8 +122,20 @@ class Pool:
         """What a holder has."""
         return self._held.get(holder)
 
+    def holder(self, text: str) -> str:
+        """Who has an address (with or without prefix length) or a MAC; "" for nobody."""
+        try:
+            address = ipaddress.ip_interface(text).ip
+        except ValueError:
+            return self._macs.get(text, "")
+        subnet = self._subnets.get(address.version)
+        return subnet.holders.get(subnet.offset(address), "") if subnet is not None else ""
+
     def __len__(self) -> int:
         return len(self._held)
+
+    def __bool__(self) -> bool:
+        return True  # also one of which nobody has an address
 
     def claim(self, holder: str, previous: Assignment, *, partly: bool = False) -> bool:
         """Takes over what was given before (by an annotation or a row); False if it does not fit here or is held.
