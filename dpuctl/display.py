@@ -40,8 +40,13 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def cell(value: Any) -> str:
     """One value in a table; `-` for nothing."""
     if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value)) or "-"
-    return "-" if value in (None, "") else str(value)
+        return plain(",".join(map(str, value))) or "-"
+    return "-" if value in (None, "") else plain(str(value))
+
+
+def plain(text: str) -> str:
+    """Others' words on one line, without what a terminal would obey."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 def size(count: int) -> str:

@@ -123,6 +123,6 @@ def _end(pod: Pod) -> End:
     return End(
         pod=pod.metadata.key,
         port=port_name(pod, "default", given),
-        mac=str(given.get("mac", "")),
-        ips=tuple(given.get("ips", ())),
+        mac=given.mac,
+        ips=given.ips,
     )

@@ -11,6 +11,7 @@ from csi import identity
 from dpuctl import suite
 from dpuctl.inspection.facts import DiskFacts, Machine, PortFacts
 from dpuctl.snapshot import Snapshot, host_of, mode_of, networks_of, offload_of, storage_of
+from dpuctl.suite import GivenNetwork
 from foundation.kube.models.core import Node, PersistentVolume, Pod
 from foundation.kube.models.storage import VolumeAttachment
 
@@ -99,8 +100,8 @@ def pods(seen: Snapshot, namespace: str, machines: list[Machine]) -> list[Row]:
                 "pod": pod.metadata.name,
                 "node": pod.spec.node_name,
                 "network": network,
-                "addresses": given.get("ips", []),
-                "mac": given.get("mac", ""),
+                "addresses": list(given.ips),
+                "mac": given.mac,
                 "port": port_name(pod, network, given),
                 "phase": pod.status.phase,
             }
@@ -110,10 +111,10 @@ def pods(seen: Snapshot, namespace: str, machines: list[Machine]) -> list[Row]:
     return rows
 
 
-def port_name(pod: Pod, network: str, given: Mapping[str, Any]) -> str:
+def port_name(pod: Pod, network: str, given: GivenNetwork) -> str:
     """The logical switch port of a pod in a network, from what it was given there."""
-    if given.get("port"):
-        return str(given["port"])
+    if given.port:
+        return given.port
     name = pod_port_name(pod.metadata.namespace, pod.metadata.name)
     return name if network == "default" else f"{network.replace('/', '.')}_{name}"
 
@@ -153,7 +154,7 @@ def _volume(
         "size": str((volume.spec.capacity or {}).get("storage", "")),
         "node": attachment.spec.node_name if attachment is not None else "",
         "dpu": context.get("dpuNode", ""),
-        "function": context.get("vuid") or (f"pf{context['pf']}vf{context['vf']}" if "pf" in context else ""),
+        "function": context.get("vuid") or (f"pf{context['pf']}vf{context.get('vf', 0)}" if "pf" in context else ""),
         "target": _target(handle),
     }
     if looked:

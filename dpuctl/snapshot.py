@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from csi.announcement import Announcement
 from dpuctl import suite
-from dpuctl.suite import LinkAnnouncement, OffloadShare, SuitePod
+from dpuctl.suite import GivenNetwork, LinkAnnouncement, OffloadShare, SuitePod
 from foundation.kube import resources
 from foundation.kube.client import KubeClient
 from foundation.kube.errors import Forbidden, KubeError, NotFound
@@ -36,7 +35,8 @@ class Unreadable(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """One look at the cluster. `missing` names resources that the cluster does not have or does not show us."""
+    """One look at the cluster. `missing` names resources that the cluster does not have or does not show us,
+    `forbidden` those of them that we may not list."""
 
     nodes: Sequence[Node] = ()
     pods: Sequence[Pod] = ()
@@ -49,6 +49,7 @@ class Snapshot:
     leases: Sequence[Lease] = ()
     suite_pods: Sequence[SuitePod] = ()
     missing: frozenset[str] = frozenset()
+    forbidden: frozenset[str] = frozenset()
     taken: float = 0.0
     """When it was taken, in Unix seconds of this machine's clock."""
 
@@ -99,13 +100,14 @@ def offload_of(node: Node) -> OffloadShare | None:
     return _annotation(node, suite.OFFLOAD_ANNOTATION, OffloadShare)
 
 
-def networks_of(pod: Pod) -> dict[str, dict[str, Any]]:
-    """The pod's networks with what it was given there; empty before cni-controller has seen it."""
+def networks_of(pod: Pod) -> dict[str, GivenNetwork]:
+    """The pod's networks with what it was given there; empty before cni-controller has seen it, and where what stands
+    there is not cni-controller's."""
     try:
-        found = json.loads(pod.metadata.annotations.get(suite.NETWORKS_ANNOTATION, "{}"))
-    except ValueError:
+        text = pod.metadata.annotations.get(suite.NETWORKS_ANNOTATION, "{}")
+        return msgspec.json.decode(text, type=dict[str, GivenNetwork])
+    except msgspec.DecodeError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _annotation(node: Node, name: str, kind: type[S]) -> S | None:
@@ -128,17 +130,21 @@ async def connected(kubeconfig: str, context: str) -> AsyncIterator[KubeClient]:
 async def read(client: KubeClient) -> Snapshot:
     """Everything at once. Raises KubeError when nodes or pods cannot be read."""
     missing: set[str] = set()
+    forbidden: set[str] = set()
 
     async def optional(resource: Resource[T], label_selector: str = "") -> Sequence[T]:
         try:
             return await client.list(resource, label_selector=label_selector)
-        except (NotFound, Forbidden):
+        except (NotFound, Forbidden) as error:
             missing.add(resource.plural)
+            if isinstance(error, Forbidden):
+                forbidden.add(resource.plural)
             return ()
 
+    # First by itself: what is wrong with the cluster as a whole is then said in the same words every time.
+    nodes = await client.list(resources.NODES)
     try:
         async with asyncio.TaskGroup() as group:
-            nodes = group.create_task(client.list(resources.NODES))
             pods = group.create_task(client.list(resources.PODS))
             volumes = group.create_task(optional(resources.PERSISTENT_VOLUMES))
             attachments = group.create_task(optional(resources.VOLUME_ATTACHMENTS))
@@ -152,7 +158,7 @@ async def read(client: KubeClient) -> Snapshot:
         # One that cannot be answered is enough for the reader.
         raise failed.exceptions[0] from None
     return Snapshot(
-        nodes=nodes.result(),
+        nodes=nodes,
         pods=pods.result(),
         volumes=volumes.result(),
         attachments=attachments.result(),
@@ -163,5 +169,6 @@ async def read(client: KubeClient) -> Snapshot:
         leases=leases.result(),
         suite_pods=suite_pods.result(),
         missing=frozenset(missing),
+        forbidden=frozenset(forbidden),
         taken=time.time(),
     )

@@ -86,6 +86,16 @@ class SuitePod(KubernetesObject, frozen=True):
 SUITE_PODS: Final = Resource("", "v1", "pods", True, SuitePod, kind="Pod")
 
 
+class GivenNetwork(msgspec.Struct, frozen=True):
+    """What cni-controller has given a pod in one network, as far as dpuctl shows it. `port` is empty where the pod's
+    name makes it."""
+
+    ips: tuple[str, ...] = ()
+    mac: str = ""
+    port: str = ""
+    mtu: int = 0
+
+
 class LinkAnnouncement(msgspec.Struct, frozen=True, rename="camel"):
     """What a DPU's cni-node writes on its Node: where its host finds it."""
 

@@ -9,7 +9,7 @@ import click
 
 from dpuctl import exits, leftovers
 from dpuctl.commands.shared import Options, answered, common, looked_at, warn_unreached
-from dpuctl.display import show_json, table
+from dpuctl.display import plain, show_json, table
 from dpuctl.doctor.check import Verdict, View, examine
 from dpuctl.doctor.checks import ALL
 from dpuctl.inspection.leftovers import Leftover, Removed
@@ -24,6 +24,9 @@ from foundation.kube.client import KubeClient
 @common
 def doctor(options: Options, *, no_machines: bool, listing: bool) -> None:
     """Every check of the installation, each finding with its cure. Exit 1 when there is an error."""
+    if listing and options.as_json:
+        show_json([{"check": check.name, "about": check.about} for check in ALL])
+        return
     if listing:
         for check in ALL:
             click.echo(f"{check.name:18}  {check.about}")
@@ -60,9 +63,9 @@ def _told(verdicts: Sequence[Verdict]) -> Iterator[str]:
     for verdict in verdicts:
         for one in verdict.findings:
             mark = click.style("error  " if one.severity == "error" else "warning", fg="red", bold=True)
-            yield f"{mark}  {verdict.check.name}: {one.where}"
-            yield f"         {one.problem}"
-            yield f"         {click.style('cure:', bold=True)} {one.cure}"
+            yield f"{mark}  {verdict.check.name}: {plain(one.where)}"
+            yield f"         {plain(one.problem)}"
+            yield f"         {click.style('cure:', bold=True)} {plain(one.cure)}"
     found = sum(len(verdict.findings) for verdict in verdicts)
     yield f"{len(well)} of {len(verdicts)} checks are well, {found} finding{'' if found == 1 else 's'}"
 

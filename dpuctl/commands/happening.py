@@ -10,7 +10,7 @@ import click
 
 from dpuctl import suite
 from dpuctl.commands.shared import Options, answered, common
-from dpuctl.display import show_json, table
+from dpuctl.display import plain, show_json, table
 from foundation.kube import resources
 from foundation.kube.client import KubeClient
 from foundation.kube.models.core import Event
@@ -37,6 +37,8 @@ def events(options: Options, *, namespace: str, watch: bool) -> None:
 
 
 async def _follow(client: KubeClient, options: Options, namespace: str) -> None:
+    # Asked once before: the reflector would go on trying where there is no cluster, or no permission.
+    await client.list(resources.EVENTS, namespace=namespace)
     reflector = Reflector(client, resources.EVENTS, namespace=namespace)
     running = asyncio.create_task(reflector.run(), name="events")
     try:
@@ -93,4 +95,4 @@ def _line(options: Options, event: Event) -> None:
         return
     fields = _fields(event)
     text = f"{fields['time']}  {fields['type']}  {fields['object']}  {fields['reason']}: {fields['message']}"
-    click.echo(click.style(text, fg="red" if event.type == "Warning" else None))
+    click.echo(click.style(plain(text), fg="red" if event.type == "Warning" else None))

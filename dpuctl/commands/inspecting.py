@@ -78,7 +78,10 @@ def rule(installed: list[Installed], hint: str) -> None:
 @click.pass_obj
 def remove(installed: list[Installed], items: Sequence[str]) -> None:
     """Remove leftovers of this machine, given as JSON."""
-    wanted = [msgspec.json.decode(one, type=leftovers.Leftover) for one in items]
+    try:
+        wanted = [msgspec.json.decode(one, type=leftovers.Leftover) for one in items]
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(str(error)) from None
     _print(asyncio.run(leftovers.remove(installed, wanted)))
 
 

@@ -77,6 +77,8 @@ def answered(options: Options, ask: Callable[[KubeClient], Awaitable[R]]) -> R:
 async def looked_at(client: KubeClient, options: Options, *, machines: bool = True) -> tuple[Snapshot, Reached]:
     """The cluster and its machines. The cluster is read again afterwards: what came meanwhile must not seem stale."""
     seen = await read(client)
+    if seen.forbidden:
+        click.echo(f"dpuctl: not looked at: {', '.join(sorted(seen.forbidden))}: you may not list them", err=True)
     if not machines:
         return seen, Reached()
     if sys.stderr.isatty():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import click
 
@@ -12,7 +12,7 @@ from dpuctl.commands.shared import Options, answered, common, looked_at, warn_un
 from dpuctl.display import show_rows
 from dpuctl.machines import Reached
 from dpuctl.rows import Row
-from dpuctl.snapshot import Snapshot
+from dpuctl.snapshot import Snapshot, Unreadable
 from foundation.kube.client import KubeClient
 
 _WIDE = click.option("--wide", is_flag=True, help="Look into the machines too (takes a second or more).")
@@ -39,13 +39,27 @@ def pods(options: Options, *, namespace: str, wide: bool) -> None:
 @common
 def volumes(options: Options, *, wide: bool) -> None:
     """Volumes with node, DPU, function and target; --wide adds the paths to the storage."""
-    _show(options, wide=wide, make=lambda seen, reached: rows.volumes(seen, list(reached.machines)))
+    _show(
+        options,
+        wide=wide,
+        needed=("persistentvolumes", "volumeattachments"),
+        make=lambda seen, reached: rows.volumes(seen, list(reached.machines)),
+    )
 
 
-def _show(options: Options, *, wide: bool, make: Callable[[Snapshot, Reached], Sequence[Row]]) -> None:
+def _show(
+    options: Options,
+    *,
+    wide: bool,
+    make: Callable[[Snapshot, Reached], Sequence[Row]],
+    needed: Collection[str] = (),
+) -> None:
     async def ask(client: KubeClient) -> Sequence[Row]:
         seen, reached = await looked_at(client, options, machines=wide)
         warn_unreached(reached)
+        if hidden := sorted(seen.forbidden.intersection(needed)):
+            # A table without them would say that there are none.
+            raise Unreadable(f"you may not list {' and '.join(hidden)}")
         return make(seen, reached)
 
     found = answered(options, ask)

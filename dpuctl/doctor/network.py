@@ -12,6 +12,7 @@ from dpuctl.doctor.check import Check, Finding, View
 from dpuctl.inspection.facts import PortFacts, SwitchFacts
 from dpuctl.rows import port_name
 from dpuctl.snapshot import Snapshot, host_of, mode_of, networks_of
+from dpuctl.suite import GivenNetwork
 from foundation.kube.models.core import Node, Pod
 
 GENEVE_BYTES: Final = {4: 58, 6: 78}
@@ -194,9 +195,7 @@ def _mtu(view: View) -> Iterator[Finding]:
 
 def _given_mtu(seen: Snapshot) -> dict[str, int]:
     return {
-        port_name(pod, network, given): int(given.get("mtu") or 0)
-        for pod in seen.pods
-        for network, given in networks_of(pod).items()
+        port_name(pod, network, given): given.mtu for pod in seen.pods for network, given in networks_of(pod).items()
     }
 
 
@@ -257,7 +256,7 @@ def _holds(pod: Pod) -> bool:
 
 
 def _within(pod: Pod, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
-    for text in networks_of(pod).get("default", {}).get("ips", []):
+    for text in networks_of(pod).get("default", GivenNetwork()).ips:
         try:
             address = ipaddress.ip_interface(text).ip
         except ValueError:
@@ -290,7 +289,7 @@ def _selections(pod: Pod) -> Iterator[str]:
             entries = json.loads(text)
         except ValueError:
             return
-        for entry in entries:
+        for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict) and entry.get("name"):
                 yield f"{entry.get('namespace') or pod.metadata.namespace}/{entry['name']}"
         return
