@@ -8,19 +8,22 @@ Sockets lie on a tmpfs, so that making and removing their directories waits for 
 """
 
 import asyncio
-import contextlib
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from foundation.daemon.sharing import SharedRead
 from foundation.spdk.errors import SpdkError
 from opi_bridge.cards.model import VFIOUSER, Capabilities, Controller, Function, Namespace, Slot
 from opi_bridge.cards.qmp import Plug
 from opi_bridge.cards.spdk_nvmf import SpdkNvmfCard
-from opi_bridge.errors import AlreadyExists
+from opi_bridge.errors import AlreadyExists, FailedPrecondition
 from opi_bridge.session import Session
+
+log: Final = logging.getLogger(__name__)
 
 
 class SpdkVfioUserCard(SpdkNvmfCard):
@@ -71,7 +74,15 @@ class SpdkVfioUserCard(SpdkNvmfCard):
 
     async def before_listening(self, slot: Slot) -> None:
         socket = self._place(slot) / "cntrl"
-        if _make_place(socket):
+        try:
+            taken = _make_place(socket)
+        except FileExistsError as error:
+            raise AlreadyExists(
+                f"no directory, but something else is in the place of function {slot}: {error}"
+            ) from error
+        except OSError as error:
+            raise FailedPrecondition(f"function {slot} has no place for its socket: {error}") from error
+        if taken:
             # Somebody's socket is in the way. It is stale only if a fresh look finds nobody listening.
             for subsystem in await self._fresh_look():
                 if subsystem.controller(slot) is not None:
@@ -120,10 +131,17 @@ def _now() -> float:
 
 
 def _clear_place(socket: Path) -> None:
-    """Remove the socket's directory: whoever connects guests sees by that that the function is unplugged."""
-    socket.unlink(missing_ok=True)
-    with contextlib.suppress(FileNotFoundError):
+    """Remove the socket's directory: whoever connects guests sees by that that the function is unplugged.
+
+    What others put there stays, and is no reason to keep a controller.
+    """
+    try:
+        socket.unlink(missing_ok=True)
         socket.parent.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.warning("the directory of a function's socket could not be removed: %s", error)
 
 
 def _make_place(socket: Path) -> bool:

@@ -1,7 +1,12 @@
 """Names that the bridge keeps inside SPDK go when what they name is gone, or never came."""
 
+from typing import Any
+
+import grpc
+import pytest
+
 from lab.ports import free_port
-from opi_bridge.conformance.client import OpiClient
+from opi_bridge.conformance.client import OpiClient, Refused, pci
 from tests.dpu_rig.rig import DpuRig
 
 NQN = "nqn.2026-11.io.dpu-offload:left"
@@ -54,3 +59,35 @@ async def test_what_others_named_is_listed_only_if_it_can_be_got(rig: DpuRig, ap
     assert await api("GetVirtioBlk", name="virtioBlks/m0x") == listed["virtio_blks"][0]
     uuid = (await rig.at_dpu.call("bdev_get_bdevs", {"name": "c0"}))[0]["uuid"]
     assert await api.code("DeleteEncryptedVolume", name=f"encryptedVolumes/{uuid}") == "NOT_FOUND"
+
+
+def _on(vf: int) -> dict[str, Any]:
+    return {"spec": {"trtype": "NVME_TRANSPORT_TYPE_PCIE", "pcie_id": pci(vf)}}
+
+
+async def test_a_file_where_a_functions_directory_belongs_is_said_and_harms_nothing(
+    rig: DpuRig, api: OpiClient
+) -> None:
+    await api("CreateNvmeSubsystem", nvme_subsystem_id="s0", nvme_subsystem={"spec": {"nqn": NQN}})
+    rig.sockets.mkdir()
+    (rig.sockets / "pf0vf1").write_text("in the way")
+    create = {"parent": SUBSYSTEM, "nvme_controller_id": "c0", "nvme_controller": _on(1)}
+    with pytest.raises(Refused, match=r"ALREADY_EXISTS.*pf0vf1") as caught:
+        await api("CreateNvmeController", **create)
+    assert caught.value.code is grpc.StatusCode.ALREADY_EXISTS
+    assert (rig.sockets / "pf0vf1").read_text() == "in the way"
+    await api("DeleteNvmeController", name=f"{SUBSYSTEM}/nvmeControllers/port0-pf0-vf1", allow_missing=True)
+    await api("DeleteNvmeSubsystem", name=SUBSYSTEM)
+    assert await _entries(rig) == []
+
+
+async def test_a_strangers_file_beside_a_functions_socket_stays_and_holds_nothing_up(
+    rig: DpuRig, api: OpiClient
+) -> None:
+    await api("CreateNvmeSubsystem", nvme_subsystem_id="s0", nvme_subsystem={"spec": {"nqn": NQN}})
+    await api("CreateNvmeController", parent=SUBSYSTEM, nvme_controller_id="c0", nvme_controller=_on(1))
+    (rig.sockets / "pf0vf1" / "note").write_text("mine")
+    await api("DeleteNvmeController", name=f"{SUBSYSTEM}/nvmeControllers/c0")
+    assert [path.name for path in (rig.sockets / "pf0vf1").iterdir()] == ["note"]
+    await api("DeleteNvmeSubsystem", name=SUBSYSTEM)
+    assert await _entries(rig) == []
