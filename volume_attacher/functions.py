@@ -1,8 +1,9 @@
 """Which function a volume gets; pure.
 
 A function of its own for a volume: the lowest free one of the wanted kind. The shared controller: the lowest function
-that carries it already, or else a free one; its NSIDs are handed out upwards and not used again before the host has let
-go, since a host which finds another volume under an NSID it still holds shows neither.
+that carries it already, or else a free one; its NSIDs are handed out upwards, and from the start again after the last,
+so that the host has long let go of one that is used again: a host which finds another volume under an NSID it still
+holds shows neither.
 """
 
 from collections.abc import Iterable, Mapping
@@ -70,19 +71,20 @@ class Nsids:
 
     def take(self, place: Place, records: Iterable[Record], actual: Actual, *, wanted: int = 0) -> int:
         """The next NSID on the controller at `place`, or the wanted one. Raises NoFunction, FunctionTaken."""
-        mine = [record.nsid for record in records if record.shared and record.place.key == place.key]
-        there = [shown.nsid for shown in actual.of(shared_id(*place.key)).namespaces]
-        if not mine and not there:
-            # The controller itself is gone, and with it all that the host knew of it.
-            self._next[place.key] = 1
-        highest = max([0, *mine, *there])
-        nsid = wanted or max(self._next.get(place.key, 1), highest + 1)
-        if nsid in mine or nsid in there:
-            raise FunctionTaken(f"NSID {nsid} of the shared controller on {place} is another volume's")
-        if nsid > SHARED_NAMESPACES:
-            raise NoFunction(f"the shared controller on {place} has used all of its {SHARED_NAMESPACES} NSIDs")
-        self._next[place.key] = max(self._next.get(place.key, 1), nsid + 1)
-        return nsid
+        used = {record.nsid for record in records if record.shared and record.place.key == place.key}
+        used |= {shown.nsid for shown in actual.of(shared_id(*place.key)).namespaces}
+        # With the controller itself all that the host knew of it is gone.
+        following = self._next.get(place.key, max(used) + 1) if used else 1
+        if wanted:
+            if wanted in used:
+                raise FunctionTaken(f"NSID {wanted} of the shared controller on {place} is another volume's")
+            self._next[place.key] = max(following, wanted + 1)
+            return wanted
+        for nsid in (*range(following, SHARED_NAMESPACES + 1), *range(1, following)):
+            if nsid not in used:
+                self._next[place.key] = nsid + 1
+                return nsid
+        raise NoFunction(f"the shared controller on {place} has all of its {SHARED_NAMESPACES} namespaces")
 
     def used(self) -> Mapping[tuple[int, int, int], int]:
         return self._next
