@@ -1,6 +1,7 @@
 """Chart and kustomize say the same, in each profile, as the programs that users run render them."""
 
 import importlib.util
+import re
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -70,3 +71,29 @@ def test_every_value_can_be_set(helm: Path, manifests: ModuleType) -> None:
     assert "converge_seconds: 5" in texts["csi-controller"]["csi-controller.yaml"]
     namespaced = {one["metadata"].get("namespace") for one in found} - {None}
     assert namespaced == {"elsewhere", "dpu-offload-secrets"}
+
+
+ODD = [
+    ("unknownKey=5", "unknownKey"),
+    ("parts.ovn=banana", "/parts/ovn"),
+    ("namespace=1234", "/namespace"),
+    ("images.registry=registry.test", "/images/registry"),
+    ("config.csiController=null", "csiController"),
+    ("http.address=::1", "/http/address"),
+    ("storageClasses.dpu.encryption=true", "/storageClasses/dpu/encryption"),
+]
+
+
+@pytest.mark.parametrize(("value", "words"), ODD)
+def test_an_odd_value_is_refused_by_its_name(helm: Path, manifests: ModuleType, value: str, words: str) -> None:
+    """A misspelt key would be ignored, and an odd value found out by pods that do not start."""
+    with pytest.raises(RuntimeError, match="schema") as caught:
+        manifests.render(helm, ["--set", value])
+    assert words in str(caught.value)
+
+
+def test_the_page_asks_for_the_kubernetes_that_the_chart_asks_for() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    wanted = re.fullmatch(r">=(1\.\d+)\.0-0", chart["kubeVersion"])
+    assert wanted is not None
+    assert f"Kubernetes {wanted[1]} or later" in (ROOT / "docs/install.md").read_text()
