@@ -97,3 +97,12 @@ def test_the_page_asks_for_the_kubernetes_that_the_chart_asks_for() -> None:
     wanted = re.fullmatch(r">=(1\.\d+)\.0-0", chart["kubeVersion"])
     assert wanted is not None
     assert f"Kubernetes {wanted[1]} or later" in (ROOT / "docs/install.md").read_text()
+
+
+def test_an_alert_looks_where_the_suite_is(helm: Path, manifests: ModuleType) -> None:
+    values = ["--set", "namespace=elsewhere,parts.monitoring=true"]
+    found = [one for one in yaml.safe_load_all(manifests.render(helm, values)) if one]
+    (rules,) = (one["spec"]["groups"] for one in found if one["kind"] == "PrometheusRule")
+    looked = {rule["alert"]: rule["expr"] for group in rules for rule in group["rules"]}
+    assert looked["DpuOffloadDaemonDown"] == 'up{namespace="elsewhere"} == 0'
+    assert not [name for name, text in looked.items() if 'namespace="dpu-offload"' in text]
