@@ -13,10 +13,11 @@ class PublishContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Where the host finds the disk, or how its kernel connects to it. All values travel as text.
 
     `vuid` and `pci_address` may be empty: then the host works the function out from `port`, `pf` and `vf` (1-based,
-    0 is the physical function itself). `size_bytes` is the least size the disk must show. `portals` (a JSON list of
-    {transport, address, port}) and `host_nqn` are there only where the host's own kernel connects. With `passthrough`
-    the function itself is wanted on vfio-pci, not a disk of the host. `access` tells csi-controller, after a restart,
-    what this publication may do: `single` or `shared` writing, or `reader`.
+    0 is the physical function itself). `size_bytes` is the least size the disk must show. `host_nqn` is the name by
+    which the target lets in the DPU, or the host itself: csi-controller cuts that off also when their Nodes are gone.
+    `portals` (a JSON list of {transport, address, port}) are there only where the host's own kernel connects. With
+    `passthrough` the function itself is wanted on vfio-pci, not a disk of the host. `access` tells csi-controller,
+    after a restart, what this publication may do: `single` or `shared` writing, or `reader`.
     """
 
     dpu_node: str = ""

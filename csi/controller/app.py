@@ -1,7 +1,5 @@
 """csi-controller: where it is put together."""
 
-import asyncio
-
 from csi.calls import Calls
 from csi.controller.classes import Classes
 from csi.controller.cluster import Cluster
@@ -10,6 +8,7 @@ from csi.controller.converge import Converger
 from csi.controller.directory import Directory
 from csi.controller.dpus import Dpus
 from csi.controller.fences import Fences
+from csi.controller.first_lists import FirstLists
 from csi.controller.garbage import Garbage
 from csi.controller.parts import Parts
 from csi.controller.service import ControllerService, GroupControllerService
@@ -46,7 +45,7 @@ async def start(config: CsiControllerConfig, daemon: Daemon) -> None:
     daemon.on_stop(dpus.close)
     calls = Calls()
     cluster = Cluster(volumes=volumes.store, attachments=attachments.store, classes=classes.store, directory=directory)
-    fences = Fences(cluster.attached)
+    fences, lists = Fences(cluster.attached), FirstLists()
     parts = Parts(
         registry=registry,
         directory=directory,
@@ -54,6 +53,8 @@ async def start(config: CsiControllerConfig, daemon: Daemon) -> None:
         calls=calls,
         uses=Uses(cluster.uses),
         fences=fences,
+        lists=lists,
+        named=cluster.named,
         classes=Classes(cluster.context_of),
     )
     converger = Converger(
@@ -66,25 +67,26 @@ async def start(config: CsiControllerConfig, daemon: Daemon) -> None:
         daemon.on_stop(backend.close)
     daemon.on_stop(calls.stop)
 
-    ready = asyncio.Event()
-    daemon.health.set("nodes", False, "the list of nodes has not been read yet")
+    daemon.health.set("kubernetes", False, "nodes, volumes and attachments have not been read yet")
 
     async def follow() -> None:
-        await nodes.synced()
-        ready.set()
-        daemon.health.set("nodes", True)
-        # Without the whole list of volumes and attachments, everything on the storage would look like a leftover.
-        for reflector in (volumes, attachments, classes):
+        # Without all of them, everything on the storage would look like a leftover, and every host like a stranger.
+        for reflector in (nodes, volumes, attachments):
             await reflector.synced()
+        lists.note()
+        daemon.health.set("kubernetes", True)
         daemon.spawn(converger.run(), name="converge")
         daemon.spawn(garbage.run(), name="garbage")
+        # Kubernetes before 1.34 never has them.
+        await classes.synced()
+        await converger.soon()
 
     for reflector, what in ((nodes, "nodes"), (volumes, "volumes"), (attachments, "attachments"), (classes, "classes")):
         daemon.spawn(reflector.run(), name=what)
     daemon.spawn(follow(), name="first lists")
 
     server = make_server(errors=ErrorTable(CODES), service="csi-controller")
-    csi_pb2_grpc.add_IdentityServicer_to_server(IdentityService(ready.is_set), server)
+    csi_pb2_grpc.add_IdentityServicer_to_server(IdentityService(lambda: lists.read), server)
     csi_pb2_grpc.add_ControllerServicer_to_server(ControllerService(parts), server)
     csi_pb2_grpc.add_GroupControllerServicer_to_server(GroupControllerService(parts), server)
     listen_unix(server, config.socket)

@@ -97,12 +97,21 @@ class Cluster:
         """The host NQNs that have the volume and shall keep it."""
         return {access.host_nqn for access in self.accesses(of=volume_id) if access.settled}
 
+    def named(self, volume_id: identity.VolumeId, node: str) -> set[str]:
+        """The host NQNs by which a node got the volume, as its publish context says."""
+        return {
+            nqn
+            for attachment in self._attachments.values()
+            if attachment.spec.attacher == identity.DRIVER_NAME and attachment.spec.node_name == node
+            if self._volume_of(attachment) == volume_id
+            if (nqn := (attachment.status.attachment_metadata or {}).get("hostNqn", ""))
+        }
+
     def hosts_with_attachment(self) -> dict[identity.VolumeId, set[str]]:
         """Hosts by volume, whatever state the attachment is in: nothing of these is stale."""
         hosts: dict[identity.VolumeId, set[str]] = {}
         for attachment in self._attachments.values():
-            volume = self._volumes.get(attachment.spec.source.persistent_volume_name or "")
-            volume_id = _id_of(volume) if volume is not None else None
+            volume_id = self._volume_of(attachment)
             if volume_id is not None:
                 hosts.setdefault(volume_id, set()).add(attachment.spec.node_name)
         return hosts
@@ -125,6 +134,10 @@ class Cluster:
             volume_id = _id_of(volume)
             if volume_id is not None:
                 yield volume, volume_id
+
+    def _volume_of(self, attachment: VolumeAttachment) -> identity.VolumeId | None:
+        volume = self._volumes.get(attachment.spec.source.persistent_volume_name or "")
+        return _id_of(volume) if volume is not None else None
 
     def _dpu(self, attachment: VolumeAttachment) -> Dpu | None:
         """The one which the publish context names; without it, the host's only one."""

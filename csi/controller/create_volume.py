@@ -56,6 +56,7 @@ def check(
 
 async def create(parts: Parts, request: csi_pb2.CreateVolumeRequest) -> csi_pb2.CreateVolumeResponse:
     backend, spec, common = check(parts, request)
+    await parts.lists.wait()
     lock = lock_of_name(request.name)
     parts.classes.compare(lock, volume_context.of_new_volume(None, common), name=request.name)
     volume = await backend.create(spec)

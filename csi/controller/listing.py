@@ -20,6 +20,7 @@ _ABNORMAL = (attacher_pb2.ATTACHMENT_STATE_DEGRADED, attacher_pb2.ATTACHMENT_STA
 
 async def list_volumes(parts: Parts, request: csi_pb2.ListVolumesRequest) -> csi_pb2.ListVolumesResponse:
     page([], str, token=request.starting_token, limit=request.max_entries)
+    await parts.lists.wait()
     backends = list(parts.registry.backends.values())
     (published, unknown), lists = await asyncio.gather(
         published_nodes(parts), asyncio.gather(*(backend.volumes() for backend in backends))
@@ -46,6 +47,7 @@ async def list_volumes(parts: Parts, request: csi_pb2.ListVolumesRequest) -> csi
 
 async def get_volume(parts: Parts, request: csi_pb2.ControllerGetVolumeRequest) -> csi_pb2.ControllerGetVolumeResponse:
     backend, volume_id = parts.volume(request.volume_id)
+    await parts.lists.wait()
     volume = await backend.get(volume_id.key)
     (published, unknown), condition = await asyncio.gather(published_nodes(parts), backend.health(volume_id.key))
     if not condition.abnormal:

@@ -1,5 +1,6 @@
 """What the handlers of csi-controller share."""
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from csi.controller.classes import Classes
 from csi.controller.directory import Directory
 from csi.controller.dpus import Dpus
 from csi.controller.fences import Fences
+from csi.controller.first_lists import FirstLists
 from csi.controller.uses import Uses
 from csi.errors import InvalidArgument, NotFound
 from csi.framework.backend import Backend
@@ -17,12 +19,16 @@ from csi.framework.registry import Registry
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
+    """`named(volume, node)`: the host NQNs by which Kubernetes says that a node got a volume."""
+
     registry: Registry
     directory: Directory
     dpus: Dpus
     calls: Calls
     uses: Uses
     fences: Fences
+    lists: FirstLists
+    named: Callable[[identity.VolumeId, str], Collection[str]]
     classes: Classes
 
     def volume(self, volume_id: str, *, field: str = "volume_id") -> tuple[Backend[Any], identity.VolumeId]:

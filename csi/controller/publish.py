@@ -58,6 +58,7 @@ async def publish(
         encryption_in_transit=context.encryption_in_transit,
     )
     encryption = secrets.encryption_keys(request.secrets) if context.encryption else None
+    await parts.lists.wait()
     if context.transport == "kernel":
         return await _publish_to_kernel(parts, backend, volume_id, request, keys)
     dpu = await _dpu(parts, backend, volume_id.key, request.node_id)
@@ -189,9 +190,13 @@ async def unpublish(
         backend, volume_id = parts.volume(request.volume_id)
     except NotFound:
         return csi_pb2.ControllerUnpublishVolumeResponse()
+    await parts.lists.wait()
     all_dpus = list(parts.directory.dpus())
     dpus = [dpu for dpu in all_dpus if not request.node_id or dpu.host == request.node_id]
     cut_off = {dpu.announcement.host_nqn for dpu in dpus}
+    # Its Node may be gone, or its DPU another one by now; unless that DPU sits in another host.
+    others = {dpu.announcement.host_nqn for dpu in all_dpus} - cut_off
+    cut_off |= set(parts.named(volume_id, request.node_id)) - others
     if request.node_id and not dpus and identity.is_node_name(request.node_id):
         cut_off.add(identity.host_nqn(request.node_id))
     if not request.node_id or not dpus:
@@ -275,6 +280,7 @@ def _context(
         namespace_uuid=attachment.namespace_uuid or identity.namespace_uuid(volume_id),
         nsid=attachment.nsid or identity.REMOTE_NSID,
         subsystem_nqn=attachment.subsystem_nqn,
+        host_nqn=dpu.announcement.host_nqn,
         size_bytes=attachment.size_bytes or size,
         passthrough=passthrough,
         access=access,

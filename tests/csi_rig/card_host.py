@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from csi import identity
 from csi.node_dpu.config import CsiNodeDpuConfig, TlsConfig
 from foundation.daemon.configuration import DaemonConfig
 from lab.certificates import Authority
@@ -39,6 +39,8 @@ class CardHost:
 
     def __init__(self, host: str, directory: Path, pair: Pair, authority: Authority, kubeconfig: Path) -> None:
         self.host, self.node = host, f"{host}-dpu"
+        # As volume-attacher makes it where none is configured: it does not tell the node.
+        self.nqn = f"nqn.2014-08.org.nvmexpress:uuid:{uuid.uuid4()}"
         (directory / "dpu").mkdir()
         self.dpu = DpuRig(directory / "dpu", pair, functions=STORAGE_FUNCTIONS)
         self._authority, self._kubeconfig = authority, kubeconfig
@@ -51,10 +53,6 @@ class CardHost:
             tree.add_function(PciEntry(address, vendor="0x15b3", device="0x6001", class_code=NVME_CLASS))
         tree.add_virtual_functions(STORAGE_PF, addresses)
         self.card = SlowCard(self.dpu.sockets, tree, self._devices)
-
-    @property
-    def nqn(self) -> str:
-        return identity.host_nqn(self.node)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

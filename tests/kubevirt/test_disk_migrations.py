@@ -15,7 +15,10 @@ import grpc.aio
 import pytest
 
 from benchmarks import report
+from dpu_offload_stubs.csi import csi_pb2
+from foundation.kube.resources import NODES
 from foundation.spdk.client import SpdkClient
+from lab.apiserver.faults import Rule
 from lab.certificates import Authority
 from lab.hardware import loops
 from tests.csi_rig.estate import CONTROLLER, DPU_DAEMONS, HOST_DAEMONS, SHARED, Estate, estate, nursery
@@ -339,3 +342,47 @@ async def test_disks_are_plugged_in_and_taken_out_while_the_machine_migrates(sce
     finally:
         one.close()
         two.close()
+
+
+async def test_a_dpu_whose_node_is_deleted_is_cut_off(scene: Scene) -> None:
+    """Nobody but the VolumeAttachment knows any more by which name the storage lets it in."""
+    estate, volume = scene.estate, scene.volume
+    for host in (SOURCE, TARGET):
+        await estate.attach(volume, host)
+    await estate.kill(*(f"{SOURCE}/{kind}" for kind in HOST_DAEMONS))
+    for node in (SOURCE, estate.hosts[SOURCE].node):
+        await estate.plant.kube.delete(NODES, node)
+    # Nor does csi-controller remember.
+    await estate.kill(CONTROLLER)
+    await estate.start(CONTROLLER)
+    await estate.unpublish(volume, SOURCE)
+    assert await scene.let_in() == {TARGET}
+
+
+async def test_who_has_not_read_kubernetes_yet_cuts_nobody_off(scene: Scene) -> None:
+    estate, volume = scene.estate, scene.volume
+    for host in (SOURCE, TARGET):
+        await estate.attach(volume, host)
+    await estate.unmount(volume, SOURCE)
+    request = csi_pb2.ControllerUnpublishVolumeRequest(volume_id=volume.volume_id, node_id=SOURCE)
+    for resources in ("nodes", "volumeattachments"):
+        await estate.kill(CONTROLLER)
+        silent = estate.plant.api.faults.add(Rule(path=f".*/{resources}", verbs=("list",), code=503))
+        await estate.start(CONTROLLER)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await estate.plant.controller.ControllerUnpublishVolume(request, timeout=1)
+        assert await scene.let_in() == {SOURCE, TARGET}
+        estate.plant.api.faults.remove(silent)
+    await estate.unpublish(volume, SOURCE)
+    await scene.only(TARGET)
+
+
+async def test_on_kubernetes_before_1_34_a_restarted_target_gets_its_lists_back(scene: Scene) -> None:
+    """Which has no VolumeAttributesClass."""
+    estate = scene.estate
+    await estate.attach(scene.volume, SOURCE)
+    await estate.kill(CONTROLLER)
+    estate.plant.api.kinds.remove("storage.k8s.io", "volumeattributesclasses")
+    await estate.start(CONTROLLER)
+    await estate.plant.target.restart()
+    await scene.only(SOURCE)
