@@ -65,7 +65,6 @@ class LinkService(link_pb2_grpc.LinkServicer):
 
     async def Plug(self, request: link_pb2.PlugRequest, context: Context) -> AsyncIterator[link_pb2.PlugEvent]:
         self._admit(context)
-        yield link_pb2.PlugEvent(stage=link_pb2.STAGE_ACCEPTED)
         events: asyncio.Queue[link_pb2.PlugEvent | None] = asyncio.Queue()
         milliseconds = min(request.deadline_ms or _DEFAULT_PLUG_MS, _LONGEST_PLUG_MS)
 
@@ -77,6 +76,8 @@ class LinkService(link_pb2_grpc.LinkServicer):
         )
         work.add_done_callback(lambda _: events.put_nowait(None))
         try:
+            # The work is under way while this goes out.
+            yield link_pb2.PlugEvent(stage=link_pb2.STAGE_ACCEPTED)
             while (event := await events.get()) is not None:
                 yield event
             try:

@@ -155,7 +155,8 @@ class Adding:
             # A little before the caller's end, so that the reason arrives and not just the time-out.
             await self._ovs.plug(attachment, deadline=min(self._limits.flows, end - started - 0.5), reached=reached)
 
-        interfaces, _ = await together(container(), switch())
+        # The switch's side first: it has a way to go, to OVN and maybe to the DPU.
+        _, interfaces = await together(switch(), container())
         return interfaces
 
     async def _assignment(self, call: Call) -> Assignment:

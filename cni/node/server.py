@@ -58,13 +58,13 @@ class CniServer:
                 raw = await wire.read_call(reader)
             # The caller sends nothing more: what can be read now is only its end.
             gone = asyncio.ensure_future(reader.read(1))
-            work = asyncio.ensure_future(self._answer(raw))
+            work = asyncio.ensure_future(self._answer(raw, writer))
             try:
                 await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
                 if not work.done():
                     _log.info("the runtime gave up its call")
                     return
-                writer.write(wire.answer(*work.result()))
+                work.result()
                 await writer.drain()
             finally:
                 gone.cancel()
@@ -80,8 +80,8 @@ class CniServer:
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    async def _answer(self, raw: wire.RawCall) -> tuple[int, bytes]:
-        """(exit status, text for standard output)."""
+    async def _answer(self, raw: wire.RawCall, writer: asyncio.StreamWriter) -> None:
+        """The runtime waits for the answer only: what is to be recorded of the call comes after it."""
         verb = raw.variables.get("CNI_COMMAND", "")
         started = asyncio.get_running_loop().time()
         code = 0
@@ -91,18 +91,18 @@ class CniServer:
                 pod = f"{call.pod_namespace}/{call.pod_name}"
                 with logs.bound(pod=pod), spans.span(f"CNI {verb}", pod=pod):
                     output = await self._verb(verb)(call)
-                return 0, msgspec.json.encode(output) + b"\n" if output is not None else b""
+                writer.write(wire.answer(0, msgspec.json.encode(output) + b"\n" if output is not None else b""))
             except CniNodeError as error:
                 code = code_of(error)
+                writer.write(wire.answer(1, _failure(request.version_of(raw.config), error)))
                 details = f" ({error.details})" if error.details else ""
                 log = _log.info if isinstance(error, NotAvailable) else _log.warning
                 log("%s failed with code %d: %s%s", verb, code, error, details)
-                return 1, _failure(request.version_of(raw.config), error)
             except Exception as error:
                 code = code_of(error)
-                _log.exception("%s failed by a fault of cni-node", verb)
                 fault = CniNodeError("cni-node met a fault of its own; its log has the trace", details=repr(error))
-                return 1, _failure(request.version_of(raw.config), fault)
+                writer.write(wire.answer(1, _failure(request.version_of(raw.config), fault)))
+                _log.exception("%s failed by a fault of cni-node", verb)
             finally:
                 known = verb if verb in request.VERBS else "unknown"
                 seconds = asyncio.get_running_loop().time() - started
