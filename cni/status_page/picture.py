@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -15,6 +14,27 @@ from foundation.kube.models.storage import VolumeAttachment
 _DRIVER: Final = "csi.dpu-offload.io"
 _DEGRADED: Final = "DpuStorageDegraded"
 _DONE: Final = ("Succeeded", "Failed")
+
+T = TypeVar("T")
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Given(msgspec.Struct, frozen=True):
+    ips: tuple[str, ...] = ()
+
+
+class _Functions(msgspec.Struct, frozen=True):
+    total: _Count = 0
+    free: _Count = 0
+
+
+class _Storage(msgspec.Struct, frozen=True):
+    functions: _Functions = _Functions()
+
+
+class _Offload(msgspec.Struct, frozen=True, rename="camel"):
+    hardware_bytes: _Count = 0
+    software_bytes: _Count = 0
 
 
 class PortView(msgspec.Struct, frozen=True):
@@ -97,9 +117,10 @@ def draw(
 
 
 def _ports(pod: Pod) -> Iterable[PortView]:
-    for network, given in _annotation(pod.metadata.annotations, "pod-networks").items():
-        if isinstance(given, dict):
-            yield PortView(pod.metadata.key, network, tuple(map(str, given.get("ips", ()))), pod.status.phase)
+    for network, text in (_annotation(pod.metadata.annotations, "pod-networks", dict[str, msgspec.Raw]) or {}).items():
+        given = _decoded(text, _Given)
+        if given is not None:
+            yield PortView(pod.metadata.key, network, given.ips, pod.status.phase)
 
 
 def _disk(attachment: VolumeAttachment, volume: PersistentVolume) -> DiskView:
@@ -117,16 +138,16 @@ def _disk(attachment: VolumeAttachment, volume: PersistentVolume) -> DiskView:
 
 
 def _dpu(node: Node) -> DpuView:
-    storage = _annotation(node.metadata.annotations, "storage")
-    functions = storage.get("functions", {})
+    storage = _annotation(node.metadata.annotations, "storage", _Storage)
     degraded = next((one for one in node.status.conditions or () if one.type == _DEGRADED), None)
-    problem = "" if storage else "its csi-node-dpu has published nothing"
+    problem = "" if storage is not None else "its csi-node-dpu has published nothing that can be read"
+    functions = storage.functions if storage is not None else _Functions()
     if degraded is not None and degraded.status == "True":
         problem = degraded.message
     return DpuView(
         name=node.metadata.name,
-        functions_total=int(functions.get("total", 0)),
-        functions_free=int(functions.get("free", 0)),
+        functions_total=functions.total,
+        functions_free=functions.free,
         offload=_share(node),
         problem=problem,
     )
@@ -141,14 +162,19 @@ def _unready(node: Node) -> str:
 
 
 def _share(node: Node) -> float | None:
-    given = _annotation(node.metadata.annotations, "offload")
-    hardware, software = (float(given.get(key, 0)) for key in ("hardwareBytes", "softwareBytes"))
-    return round(hardware / (hardware + software), 4) if hardware + software else None
+    told = _annotation(node.metadata.annotations, "offload", _Offload) or _Offload()
+    both = told.hardware_bytes + told.software_bytes
+    return round(told.hardware_bytes / both, 4) if both else None
 
 
-def _annotation(annotations: Mapping[str, str], name: str) -> dict[str, Any]:
+def _annotation(annotations: Mapping[str, str], name: str, kind: type[T]) -> T | None:
+    text = annotations.get(f"{GROUP}/{name}")
+    return _decoded(text, kind) if text is not None else None
+
+
+def _decoded(text: str | msgspec.Raw, kind: type[T]) -> T | None:
+    """None for what is not as our daemons write it: anybody may write on an object, and the others are shown still."""
     try:
-        found = json.loads(annotations.get(f"{GROUP}/{name}", "{}"))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError:
+        return None

@@ -16,7 +16,7 @@ from cni.status_page.picture import draw
 from cni.status_page.server import StatusPage
 from foundation.kube import resources
 from foundation.kube.client import KubeClient
-from foundation.kube.models.core import Node
+from foundation.kube.models.core import Node, Pod, PodSpec
 from foundation.kube.models.meta import ObjectMeta
 from lab import objects
 from lab.apiserver.server import ApiServer
@@ -190,16 +190,39 @@ async def test_an_address_that_is_none_is_refused(client: KubeClient, listen: st
         await StatusPage(Following(client)).start(listen)
 
 
-def test_malformed_annotations_are_no_obstacle() -> None:
-    labels = {"dpu-offload.io/mode": "default"}
-    annotations = {"dpu-offload.io/storage": "[1]", "dpu-offload.io/offload": "{"}
-    node = Node(metadata=ObjectMeta(name="n", labels=labels, annotations=annotations))
-    found = draw(nodes=[node], pods=[], volumes=[], attachments=[])
+@pytest.mark.parametrize(
+    ("storage", "offload", "networks"),
+    [
+        ("[1]", "{", "3"),
+        ('{"functions": null}', '{"hardwareBytes": "x"}', '{"default": {"ips": null}}'),
+        ('{"functions": {"total": -1}}', '{"hardwareBytes": 1e999}', '{"default": 1, "other": {"ips": [1]}}'),
+        ("", "null", "null"),
+    ],
+)
+def test_malformed_annotations_are_no_obstacle(storage: str, offload: str, networks: str) -> None:
+    mode, group = "dpu-offload.io/mode", "dpu-offload.io"
+    told = {f"{group}/storage": storage, f"{group}/offload": offload}
+    nodes = [
+        Node(metadata=ObjectMeta(name="n", labels={mode: "host"})),
+        Node(metadata=ObjectMeta(name="d", labels={mode: "dpu", f"{group}/host-node": "n"}, annotations=told)),
+    ]
+    pods = [
+        Pod(
+            metadata=ObjectMeta(name=name, namespace="ns", annotations={f"{group}/pod-networks": text}),
+            spec=PodSpec(node_name="n"),
+        )
+        for name, text in (("odd", networks), ("plain", '{"default": {"ips": ["10.0.0.1/24"], "mac": "m"}}'))
+    ]
+    found = draw(nodes=nodes, pods=pods, volumes=[], attachments=[])
     assert (found["n"].ready, found["n"].offload, found["n"].problem) == (
         False,
         None,
         "its kubelet has reported nothing",
     )
+    (dpu,) = found["n"].dpus
+    assert (dpu.functions_total, dpu.offload) == (0, None)
+    assert dpu.problem == "its csi-node-dpu has published nothing that can be read"
+    assert [(port.pod, port.addresses) for port in found["n"].ports] == [("ns/plain", ("10.0.0.1/24",))]
 
 
 @pytest.mark.skipif(not chromium(), reason="chromium is not installed (tools/setup --tests does it)")
