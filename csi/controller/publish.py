@@ -17,7 +17,15 @@ from csi.controller import secrets, volume_context
 from csi.controller.directory import Dpu
 from csi.controller.parts import Parts
 from csi.controller.uses import conflict, use_of
-from csi.errors import AlreadyExists, CsiError, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from csi.errors import (
+    AlreadyExists,
+    CsiError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from csi.framework.backend import Backend, HostKeys, Portal, Volume
 from csi.publication import PublishContext
 from dpu_offload_stubs.attacher.v1 import attacher_pb2
@@ -139,7 +147,7 @@ async def _publish_to_kernel(
 async def _emptied(
     parts: Parts, backend: Backend[Any], volume_id: identity.VolumeId, dpu: Dpu, *, shared: bool
 ) -> None:
-    """Has the DPU let go of what it may have kept since it was cut off, unless it is in already."""
+    """Has the DPU let go of what it may have kept since it was cut off, unless it is in already. Raises Unavailable."""
     host_nqn = dpu.announcement.host_nqn
     if not parts.fences.suspect(volume_id, host_nqn):
         return
@@ -147,7 +155,13 @@ async def _emptied(
         hosts = (await backend.get(volume_id.key)).hosts
         if host_nqn in hosts or (hosts and not shared):
             return
-        await parts.dpus.detach(dpu, str(volume_id))
+        try:
+            await parts.dpus.detach(dpu, str(volume_id))
+        except CsiError as error:
+            raise Unavailable(
+                f"volume {volume_id}: DPU {dpu.node} has to let go of what it may have kept of an earlier time, before "
+                f"its target lets it in: {error}"
+            ) from error
 
 
 async def _grant(

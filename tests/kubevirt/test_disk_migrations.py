@@ -30,6 +30,7 @@ from tests.dpu_rig.holding import held
 from tests.dpu_rig.rig import Pair
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+FAULTS = pytest.mark.faults
 SOURCE, TARGET = "source", "target"
 # What a DPU's SPDK is asked for, of which one reply is kept back while somebody is killed.
 ATTACH = (
@@ -54,6 +55,7 @@ VICTIMS: dict[str, tuple[str, ...]] = {
     **{f"{host}/{kind}": (f"{host}/{kind}",) for host in (SOURCE, TARGET) for kind in (*HOST_DAEMONS, SPDK)},
     **{f"{host}/DPU": tuple(f"{host}/{kind}" for kind in (SPDK, *DPU_DAEMONS)) for host in (SOURCE, TARGET)},
     STORAGE: (STORAGE,),
+    "every daemon": (CONTROLLER, *(f"{host}/{kind}" for host in (SOURCE, TARGET) for kind in HOST_DAEMONS)),
 }
 
 
@@ -179,7 +181,7 @@ async def moved(scene: Scene, strikes: Strikes, here: Machine, hosts: tuple[str,
     return winner
 
 
-@pytest.mark.faults
+@FAULTS
 @pytest.mark.parametrize("victim", VICTIMS)
 async def test_killed_in_each_phase_of_migrations_one_writer_is_left(scene: Scene, victim: str) -> None:
     strikes, walk = Strikes(scene.estate, victim), f"migration of a disk, SIGKILL of {victim}"
@@ -194,14 +196,12 @@ async def test_killed_in_each_phase_of_migrations_one_writer_is_left(scene: Scen
     report.merge("faults.json", {walk: {"points": strikes.points, "clean": clean}})
 
 
-LOSSES = {
-    "its daemons died": DPU_DAEMONS,
-    "all of it died": (SPDK, *DPU_DAEMONS),
-    "it stood still": (),
-}
+LOSSES = {"its daemons died": DPU_DAEMONS, "all of it died": (SPDK, *DPU_DAEMONS), "it stood still": ()}
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "loss", ["it stood still", *(pytest.param(loss, marks=FAULTS) for loss in ("its daemons died", "all of it died"))]
+)
 async def test_a_lost_dpu_cannot_write_and_lets_go_when_it_is_back(scene: Scene, loss: str) -> None:
     """The source's node is given up in the middle: nobody unmounts anything there."""
     estate, volume = scene.estate, scene.volume
@@ -245,6 +245,7 @@ async def test_what_a_dpu_kept_while_it_was_cut_off_never_arrives(scene: Scene) 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await estate.plant.publish(volume, SOURCE, SHARED)
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "source-dpu has to let go" in str(refused.value.details())
     assert await scene.let_in() == {TARGET}
     back = asyncio.ensure_future(estate.publish(volume, SOURCE))
     await estate.start(*daemons)
@@ -297,6 +298,7 @@ async def test_a_disk_grows_while_the_machine_migrates(scene: Scene, when: str) 
     assert there.read() == scene.written
 
 
+@FAULTS
 async def test_a_disk_grows_whose_dpus_nobody_looks_after(scene: Scene) -> None:
     """SPDK tells the hosts by itself; the daemons that come back find it done."""
     estate, volume = scene.estate, scene.volume
