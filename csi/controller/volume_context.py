@@ -61,6 +61,14 @@ def parse(given: Mapping[str, str]) -> VolumeContext:
 
 def refusal(capability: csi_pb2.VolumeCapability, context: VolumeContext | ClassParameters) -> str:
     """Why a volume of this class or with this context cannot be used so; empty when it can."""
+    if context.transport == "kernel":
+        for wanted, name in (
+            (context.encryption, "encryption"),
+            (context.authentication, "authentication"),
+            (context.encryption_in_transit, "encryptionInTransit"),
+        ):
+            if wanted:
+                return f"{name} needs a DPU: with transport=kernel the host connects by itself, and is given no secrets"
     if not context.passthrough:
         return ""
     name = "dpu-offload.io/passthrough"

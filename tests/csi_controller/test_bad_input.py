@@ -78,6 +78,7 @@ CREATE = [
     ("unknown pool", create(parameters={"pool": "gold"}), INVALID, "p0"),
     ("no place for keys", create(parameters={"authentication": "true"}), INVALID, "authentication"),
     ("no place for psk", create(parameters={"encryptionInTransit": "true"}), INVALID, "encryptionInTransit"),
+    ("no DPU to encrypt", create(parameters={"transport": "kernel", "encryption": "true"}), INVALID, "encryption"),
     ("unknown limit", create(mutable_parameters={"iops": "1"}), INVALID, "iops"),
     ("odd limit", create(mutable_parameters={"readWriteIops": "1500"}), INVALID, "thousand"),
     ("unserved limit", create(mutable_parameters={"readIops": "1000"}), INVALID, "readWriteIops"),
@@ -107,6 +108,7 @@ OTHERS = [
     # Of a PersistentVolume that somebody has written by hand.
     ("ControllerPublishVolume", publish(volume_context={"transport": "kernl"}), INVALID),
     ("ControllerPublishVolume", publish(volume_context={"functionPolicy": "Shared"}), INVALID),
+    ("ControllerPublishVolume", publish(volume_context={"transport": "kernel", "encryption": "true"}), INVALID),
     ("ControllerUnpublishVolume", csi_pb2.ControllerUnpublishVolumeRequest(), INVALID),
     ("ValidateVolumeCapabilities", csi_pb2.ValidateVolumeCapabilitiesRequest(), INVALID),
     ("ValidateVolumeCapabilities", csi_pb2.ValidateVolumeCapabilitiesRequest(volume_id=VOLUME), INVALID),
