@@ -94,9 +94,11 @@ class Adding:
             try:
                 turn.reached("the pod's addresses")
                 with metrics.step_timer(STEPS, verb="ADD", step="assignment"):
-                    assignment = await self._assignment(call)
-                draft = self._draft(call, identity, fingerprint, device, assignment, namespace)
+                    pod_uid, assignment = await self._assignment(call)
+                draft = self._draft(call, identity, fingerprint, device, assignment, namespace, pod_uid=pod_uid)
                 self._ovs.admit(draft)
+                turn.reached("an older sandbox of the pod")
+                await self._make_way(draft)
                 if device is not None:
                     draft = await self._examined(draft, device, namespace)
                 return await self._attach(call, draft, device, namespace, turn)
@@ -159,8 +161,9 @@ class Adding:
         _, interfaces = await together(switch(), container())
         return interfaces
 
-    async def _assignment(self, call: Call) -> Assignment:
-        _, assignment = await self._pods.assignment(
+    async def _assignment(self, call: Call) -> tuple[str, Assignment]:
+        """With the pod's uid, which not every runtime gives and OVN compares."""
+        pod, assignment = await self._pods.assignment(
             namespace=call.pod_namespace,
             name=call.pod_name,
             uid=call.pod_uid,
@@ -179,7 +182,23 @@ class Adding:
                 f"runtimeConfig asks for {', '.join(sorted(asked - given))} but cni-controller assigned "
                 f"{', '.join(sorted(given)) or 'no address'}; ask for it by the pod's network annotation"
             )
-        return assignment
+        return pod.metadata.uid, assignment
+
+    async def _make_way(self, attachment: Attachment) -> None:
+        """A logical port is bound once: an older sandbox of the pod, or of an earlier one of its name, lets go of it.
+
+        Raises BadConfiguration where this sandbox has it already, by another interface.
+        """
+        for other in self._store:
+            same_port = not other.host and other.port == attachment.port and other.id != attachment.id
+            if not same_port or other.generation > attachment.generation:
+                continue
+            if other.container_id == attachment.container_id:
+                raise BadConfiguration(
+                    f"pod {attachment.pod} is in network {attachment.network} already, by its interface "
+                    f"{other.ifname}; a pod has one port in a network"
+                )
+            await self._removing.collect(other.id)
 
     def _draft(
         self,
@@ -189,6 +208,8 @@ class Adding:
         device: Device | None,
         assignment: Assignment,
         namespace: NetworkNamespace,
+        *,
+        pod_uid: str,
     ) -> Attachment:
         return Attachment(
             id=identity,
@@ -201,7 +222,7 @@ class Adding:
             network_name=call.network_name,
             pod_namespace=call.pod_namespace,
             pod_name=call.pod_name,
-            pod_uid=call.pod_uid,
+            pod_uid=pod_uid,
             port=port_name(assignment, network=call.network, namespace=call.pod_namespace, pod=call.pod_name),
             assignment=assignment,
             fingerprint=fingerprint,

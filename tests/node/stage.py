@@ -344,6 +344,13 @@ class Stage:
             op.mutate("Logical_Switch", lan.uuid, [("ports", "insert", name)]),
         )
 
+    async def expect_uid(self, pod: Pod) -> None:
+        """As cni-controller does: the port is for this very pod."""
+        (port,) = [one for one in self.northbound.rows("Logical_Switch_Port").values() if one["name"] == pod.port]
+        await self.northbound.transact(
+            op.update("Logical_Switch_Port", port.uuid, {"options": {"iface-id-ver": pod.uid}})
+        )
+
     async def remove_port(self, pod: Pod) -> None:
         rows = [row for row in self.northbound.rows("Logical_Switch_Port").values() if row["name"] == pod.port]
         lan = next(row for row in self.northbound.rows("Logical_Switch").values() if row["name"] == "lan")

@@ -163,23 +163,50 @@ async def test_del_beats_a_concurrent_add(stage: Stage, delay: float) -> None:
         await stage.clean(pod)
 
 
-async def test_a_stale_del_leaves_the_newer_sandbox_alone(stage: Stage) -> None:
-    async with pods(stage, (HOST, vf_address(1)), (DEFAULT, "")) as (old, peer):
+@pytest.mark.parametrize(
+    ("node", "device", "next_device"),
+    [(HOST, vf_address(1), vf_address(1)), (HOST, vf_address(1), vf_address(2)), (DEFAULT, "", "")],
+)
+async def test_the_newer_sandbox_has_the_pods_port(stage: Stage, node: str, device: str, next_device: str) -> None:
+    """Kubelet may begin a pod's next sandbox first and end the older one then."""
+    async with pods(stage, (node, device), (DEFAULT, "")) as (old, peer):
         await stage.add(peer)
         await stage.add(old)
-        new = old.next_sandbox()
+        new = dataclasses.replace(old.next_sandbox(), device=next_device)
         await stage.sandbox(new)
         try:
             await stage.add(new)
             assert await stage.ping(peer, new.ip)
             await stage.delete(old)
             assert await stage.ping(peer, new.ip)
-            checked = await stage.call("CHECK", new, stage.conf(new, prevResult=new.result))
-            assert checked.status == 0, checked.message
+            await stage.check(new)
             await stage.delete(new)
             assert vf_netdev(1) in {link["ifname"] for link in await stage.links(stage.network.namespace(HOST))}
         finally:
             await namespaces.remove(new.netns)
+
+
+async def test_a_sandbox_gets_one_interface_in_a_network(stage: Stage) -> None:
+    async with pods(stage, (DEFAULT, "")) as (pod,):
+        await stage.add(pod)
+        second = await stage.call("ADD", dataclasses.replace(pod, ifname="net1"))
+        assert (second.code, "already, by its interface eth0" in second.message) == (7, True), second
+        await stage.check(pod)
+        await stage.delete(pod)
+        await stage.clean(pod)
+
+
+@pytest.mark.parametrize(("node", "device"), [(DEFAULT, ""), (HOST, vf_address(0))])
+async def test_a_runtime_need_not_tell_the_pods_uid(stage: Stage, node: str, device: str) -> None:
+    """OVN binds a port whose `iface-id-ver` is the uid to nothing else."""
+    async with pods(stage, (node, device)) as (pod,):
+        await stage.expect_uid(pod)
+        arguments = {"CNI_ARGS": f"K8S_POD_NAMESPACE={pod.namespace};K8S_POD_NAME={pod.name}"}
+        answer = await stage.call("ADD", pod, environment=arguments)
+        assert answer.status == 0, answer.message
+        removed = await stage.call("DEL", pod, environment=arguments)
+        assert removed.status == 0, removed.message
+        await stage.clean(pod)
 
 
 async def test_del_of_anything_missing_succeeds(stage: Stage) -> None:
