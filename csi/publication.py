@@ -1,11 +1,13 @@
 """What ControllerPublishVolume tells the host's node plugin: the publish context, written here, read there."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 
 from csi.errors import InvalidArgument
 
+_Count = Annotated[int, msgspec.Meta(ge=0)]
 _WHERE_NEEDED = ("portals", "hostNqn", "passthrough", "access")
 
 
@@ -22,14 +24,14 @@ class PublishContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     dpu_node: str = ""
     vuid: str = ""
-    port: int = 0
-    pf: int = 0
-    vf: int = 0
-    pci_address: str = ""
-    namespace_uuid: str
+    port: _Count = 0
+    pf: _Count = 0
+    vf: _Count = 0
+    pci_address: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])?$")] = ""
+    namespace_uuid: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     nsid: int = 1
     subsystem_nqn: str
-    size_bytes: int = 0
+    size_bytes: _Count = 0
     portals: str = ""
     host_nqn: str = ""
     passthrough: bool = False

@@ -43,6 +43,9 @@ _FLAGS: Final[dict[str, tuple[int, bool]]] = {
     "defaults": (0, True),
 }
 
+# What mount(8) and systemd keep for themselves; the kernel would refuse it.
+_OTHERS: Final = frozenset({"_netdev", "auto", "noauto", "nofail", "user", "nouser", "users", "owner", "group"})
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -101,7 +104,7 @@ def options(words: Iterable[str]) -> tuple[int, str]:
         if word in _FLAGS:
             bit, on = _FLAGS[word]
             flags = flags | bit if on else flags & ~bit
-        else:
+        elif word not in _OTHERS and not word.startswith(("x-", "X-", "comment=")):
             data.append(word)
     return flags, ",".join(dict.fromkeys(data))
 

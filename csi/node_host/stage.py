@@ -54,9 +54,9 @@ async def stage(host: Host, request: csi_pb2.NodeStageVolumeRequest) -> None:
             rescan_after=host.config.rescan_seconds,
             function=not context.portals,
         )
-    flags = [word for given in capability.mount.mount_flags for word in given.split(",")]
+    ways = [word for given in capability.mount.mount_flags for word in given.split(",") if word in ("ro", "rw")]
     # Whoever was let in to read reads, whatever the capability says (a PersistentVolume's csi.readOnly is not in it).
-    read_only = context.access == "reader" or capabilities.read_only(capability) or "ro" in flags
+    read_only = context.access == "reader" or capabilities.read_only(capability) or ways[-1:] == ["ro"]
     before = await host.record(request.volume_id)
     _refuse_other_use(before, path, block=block)
     record = Staged(

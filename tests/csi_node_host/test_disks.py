@@ -46,6 +46,23 @@ async def test_a_controller_that_lags_is_told_to_look_again(one: Plant) -> None:
     await staging
 
 
+ODD = [
+    {"pciAddress": "../../x"},
+    {"namespaceUuid": "../../etc"},
+    {"vf": "-1"},
+    {"pf": "x"},
+    {"sizeBytes": "-1"},
+    {"portals": "{"},
+]
+
+
+async def test_an_odd_context_is_refused_at_once(one: Plant) -> None:
+    volume = await one.create()
+    context = await one.publish(volume, "host1")
+    for changed in ODD:
+        await refused(one.stage(volume, "host1", {**context, **changed}), grpc.StatusCode.INVALID_ARGUMENT)
+
+
 WRONG = [
     ({"namespaceUuid": "00000000-0000-4000-8000-000000000000"}, "no disk with namespace uuid"),
     ({"subsystemNqn": "nqn.2016-06.io.spdk:other"}, "subsystem"),
@@ -137,6 +154,21 @@ async def test_content_of_others_is_left_alone(one: Plant) -> None:
     assert "crypto_LUKS" in text
     with node.open("rb") as device:
         assert device.read(8) == luks[:8]
+
+
+async def test_a_file_system_whose_head_is_lost_is_not_taken_for_a_blank_disk(one: Plant) -> None:
+    """Nothing knows it by its signature then, but everything else is still there."""
+    volume = await one.create()
+    context = await one.publish(volume, "host1")
+    await one.stage(volume, "host1", context)
+    await one.unstage(volume, "host1")
+    node = one.dpus["host1"].devices / "nvme1n1"
+    for head in (bytes(1024), b"\xff" * 1024):
+        with node.open("r+b") as device:
+            device.seek(1024)
+            device.write(head)
+        words = await refused(one.stage(volume, "host1", context), grpc.StatusCode.FAILED_PRECONDITION)
+        assert "unknown kind" in words
 
 
 async def test_a_clone_beside_its_source_and_larger(one: Plant) -> None:

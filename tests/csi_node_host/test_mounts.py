@@ -39,6 +39,7 @@ def test_a_path_with_what_python_takes_for_the_end_of_a_line(odd: str) -> None:
         (["ro", "rw"], (0, "")),
         (["noatime,nodiratime", "data=ordered"], (0xC00, "data=ordered")),
         (["discard", "discard"], (0, "discard")),
+        (["_netdev,nofail", "x-systemd.automount", "discard", "comment=ours"], (0, "discard")),
         (["defaults", "nouuid"], (0, "nouuid")),
         (["nosuid", "nodev", "noexec", "sync"], (0x1E, "")),
     ],

@@ -158,6 +158,9 @@ async def test_a_second_staging(one: Plant) -> None:
     await it.stage()
     assert await it.total(it.staging) > 0
     await it.unstage()
+    await it.stage(elsewhere, mount_capability(flags=["ro", "noatime,rw"]))
+    Path(elsewhere, "file").touch()
+    await it.unstage(elsewhere)
     await it.stage(elsewhere, mount_capability(flags=["noatime,ro"]))
     with pytest.raises(OSError, match="Read-only"):
         Path(elsewhere, "file").touch()
