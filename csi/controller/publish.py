@@ -68,7 +68,7 @@ async def publish(
     encryption = secrets.encryption_keys(request.secrets) if context.encryption else None
     await parts.lists.wait()
     if context.transport == "kernel":
-        return await _publish_to_kernel(parts, backend, volume_id, request, keys)
+        return await _publish_to_kernel(parts, backend, volume_id, request)
     dpu = await _dpu(parts, backend, volume_id.key, request.node_id)
     host_nqn = dpu.announcement.host_nqn
     await _emptied(parts, backend, volume_id, dpu, shared=capabilities.shared(capability))
@@ -117,7 +117,6 @@ async def _publish_to_kernel(
     backend: Backend[Any],
     volume_id: identity.VolumeId,
     request: csi_pb2.ControllerPublishVolumeRequest,
-    keys: HostKeys,
 ) -> csi_pb2.ControllerPublishVolumeResponse:
     """A plain host connects by itself; the target's access list is all there is to do here."""
     node = request.node_id
@@ -127,12 +126,8 @@ async def _publish_to_kernel(
         raise FailedPrecondition(
             f"volume {volume_id} is for hosts without a DPU (StorageClass parameter transport=kernel), {node} has one"
         )
-    if keys:
-        raise InvalidArgument(
-            "transport=kernel takes no authentication or encryptionInTransit: node secrets are not read"
-        )
     host_nqn = identity.host_nqn(node)
-    volume = await _grant(parts, backend, volume_id, host_nqn, request, keys)
+    volume = await _grant(parts, backend, volume_id, host_nqn, request, HostKeys())
     context = PublishContext(
         namespace_uuid=identity.namespace_uuid(volume_id),
         subsystem_nqn=identity.subsystem_nqn(volume_id),
@@ -212,7 +207,7 @@ async def unpublish(
     others = {dpu.announcement.host_nqn for dpu in all_dpus} - cut_off
     cut_off |= set(parts.named(volume_id, request.node_id)) - others
     if request.node_id and not dpus and identity.is_node_name(request.node_id):
-        cut_off.add(identity.host_nqn(request.node_id))
+        cut_off |= {identity.host_nqn(request.node_id)} - others
     if not request.node_id or not dpus:
         cut_off |= await _orphans(parts, backend, volume_id.key, all_dpus, everything=not request.node_id)
     with metrics.step_timer(_STEPS, step="fence"):

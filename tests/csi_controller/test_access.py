@@ -189,6 +189,14 @@ async def test_unpublish_of_the_unknown_succeeds(one: Plant) -> None:
         await one.unpublish(csi_pb2.Volume(volume_id=volume_id), host)
 
 
+async def test_a_dpus_own_node_has_no_volumes(one: Plant) -> None:
+    """The target knows a DPU by its node's name; a volume is unpublished from the host."""
+    volume = await one.create()
+    await one.publish(volume, "host1")
+    await one.unpublish(volume, "host1-dpu")
+    assert await hosts(one, volume) == {DPU1}
+
+
 async def test_a_refusing_dpu(one: Plant) -> None:
     """A final refusal leaves no door open; one that may be work in progress keeps it, for the retry."""
     for code, kept in (
