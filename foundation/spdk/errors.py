@@ -66,11 +66,6 @@ class SpdkError(SpdkClientError):
         return self._is(errno.ENOSPC, "No space left on device") or self.code == -errno.ENOMEM
 
     @property
-    def not_permitted(self) -> bool:
-        """Claimed by another user, a snapshot with several clones, or a method out of its time (-1)."""
-        return self._is(errno.EPERM, "Operation not permitted")
-
-    @property
     def timed_out(self) -> bool:
         """SPDK itself waited in vain (-110), as bdev_get_bdevs does when it is given a time."""
         return self.code == -errno.ETIMEDOUT

@@ -46,10 +46,6 @@ class StreamConnection(asyncio.Protocol):
     def usable(self) -> bool:
         return self._reason is None and self._transport is not None
 
-    @property
-    def in_flight(self) -> int:
-        return len(self._calls)
-
     def send(self, method: str, params: Mapping[str, Any] | None) -> tuple[int, asyncio.Future[msgspec.Raw]]:
         """Queues a request; the future gets the raw result or the exception."""
         if self._reason is not None:

@@ -5,18 +5,8 @@ Order matters to SPDK 26.05: destroying a key that a crypto bdev uses succeeds, 
 
 from __future__ import annotations
 
-import msgspec
-
 from foundation.spdk.client import Caller
 from foundation.spdk.methods.parameters import given
-
-
-class CryptoKey(msgspec.Struct, frozen=True):
-    """The key material that SPDK returns beside these is left where it is."""
-
-    name: str
-    cipher: str
-    tweak_mode: str = ""
 
 
 async def accel_crypto_key_create(
@@ -38,17 +28,6 @@ async def accel_crypto_key_create(
     )
 
 
-async def accel_crypto_key_destroy(caller: Caller, key_name: str, *, deadline: float = 10.0) -> None:
-    """Only after every crypto bdev that uses it is deleted."""
-    await caller.call_as(bool, "accel_crypto_key_destroy", {"key_name": key_name}, deadline=deadline)
-
-
-async def accel_crypto_keys_get(
-    caller: Caller, *, key_name: str | None = None, deadline: float = 10.0
-) -> list[CryptoKey]:
-    return await caller.call_as(list[CryptoKey], "accel_crypto_keys_get", given(key_name=key_name), deadline=deadline)
-
-
 async def bdev_crypto_create(
     caller: Caller, *, base_bdev_name: str, name: str, key_name: str, deadline: float = 10.0
 ) -> str:
@@ -59,8 +38,3 @@ async def bdev_crypto_create(
         {"base_bdev_name": base_bdev_name, "name": name, "key_name": key_name},
         deadline=deadline,
     )
-
-
-async def bdev_crypto_delete(caller: Caller, name: str, *, deadline: float = 10.0) -> None:
-    """-19 also while the base is absent."""
-    await caller.call_as(bool, "bdev_crypto_delete", {"name": name}, deadline=deadline)

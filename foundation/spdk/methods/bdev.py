@@ -104,27 +104,6 @@ class Bdev(msgspec.Struct, frozen=True):
         return self.block_size * self.num_blocks
 
 
-class Iostat(msgspec.Struct, frozen=True):
-    """Since the bdev was made; latencies in ticks of ``IostatReport.tick_rate`` per second."""
-
-    name: str
-    bytes_read: int = 0
-    num_read_ops: int = 0
-    bytes_written: int = 0
-    num_write_ops: int = 0
-    bytes_unmapped: int = 0
-    num_unmap_ops: int = 0
-    read_latency_ticks: int = 0
-    write_latency_ticks: int = 0
-    unmap_latency_ticks: int = 0
-
-
-class IostatReport(msgspec.Struct, frozen=True):
-    tick_rate: int
-    ticks: int
-    bdevs: tuple[Iostat, ...] = ()
-
-
 async def bdev_get_bdevs(
     caller: Caller, *, name: str | None = None, timeout: int | None = None, deadline: float = 10.0
 ) -> list[Bdev]:
@@ -133,39 +112,6 @@ async def bdev_get_bdevs(
     With ``timeout`` (ms) SPDK waits for it to appear; then -110, without it -19, when there is none.
     """
     return await caller.call_as(list[Bdev], "bdev_get_bdevs", given(name=name, timeout=timeout), deadline=deadline)
-
-
-async def bdev_get_iostat(caller: Caller, *, names: list[str] | None = None, deadline: float = 10.0) -> IostatReport:
-    return await caller.call_as(IostatReport, "bdev_get_iostat", given(names=names), deadline=deadline)
-
-
-async def bdev_set_qos_limit(
-    caller: Caller,
-    name: str,
-    *,
-    rw_ios_per_sec: int | None = None,
-    rw_mbytes_per_sec: int | None = None,
-    r_mbytes_per_sec: int | None = None,
-    w_mbytes_per_sec: int | None = None,
-    deadline: float = 10.0,
-) -> None:
-    """0 lifts a limit. On a bdev that nobody has open only the first call works; later ones fail ``busy``."""
-    await caller.call_as(
-        bool,
-        "bdev_set_qos_limit",
-        given(
-            name=name,
-            rw_ios_per_sec=rw_ios_per_sec,
-            rw_mbytes_per_sec=rw_mbytes_per_sec,
-            r_mbytes_per_sec=r_mbytes_per_sec,
-            w_mbytes_per_sec=w_mbytes_per_sec,
-        ),
-        deadline=deadline,
-    )
-
-
-async def bdev_wait_for_examine(caller: Caller, *, deadline: float = 60.0) -> None:
-    await caller.call_as(bool, "bdev_wait_for_examine", deadline=deadline)
 
 
 async def bdev_aio_create(
@@ -192,11 +138,6 @@ async def bdev_aio_delete(caller: Caller, name: str, *, deadline: float = 30.0) 
     await caller.call_as(bool, "bdev_aio_delete", {"name": name}, deadline=deadline)
 
 
-async def bdev_aio_rescan(caller: Caller, name: str, *, deadline: float = 10.0) -> None:
-    """Takes over a file that has grown."""
-    await caller.call_as(bool, "bdev_aio_rescan", {"name": name}, deadline=deadline)
-
-
 async def bdev_malloc_create(
     caller: Caller,
     *,
@@ -217,32 +158,6 @@ async def bdev_malloc_create(
 
 async def bdev_malloc_delete(caller: Caller, name: str, *, deadline: float = 10.0) -> None:
     await caller.call_as(bool, "bdev_malloc_delete", {"name": name}, deadline=deadline)
-
-
-async def bdev_null_create(
-    caller: Caller,
-    *,
-    name: str,
-    num_blocks: int,
-    block_size: int,
-    uuid: str | None = None,
-    deadline: float = 10.0,
-) -> str:
-    return await caller.call_as(
-        str,
-        "bdev_null_create",
-        given(name=name, num_blocks=num_blocks, block_size=block_size, uuid=uuid),
-        deadline=deadline,
-    )
-
-
-async def bdev_null_delete(caller: Caller, name: str, *, deadline: float = 10.0) -> None:
-    await caller.call_as(bool, "bdev_null_delete", {"name": name}, deadline=deadline)
-
-
-async def bdev_null_resize(caller: Caller, *, name: str, new_size: int, deadline: float = 10.0) -> None:
-    """``new_size`` in MiB."""
-    await caller.call_as(bool, "bdev_null_resize", {"name": name, "new_size": new_size}, deadline=deadline)
 
 
 async def only(caller: Caller, name: str, *, deadline: float = 10.0) -> Bdev | None:

@@ -43,19 +43,6 @@ class Lvol(msgspec.Struct, frozen=True):
     num_allocated_clusters: int = 0
 
 
-class ShallowCopyStarted(msgspec.Struct, frozen=True):
-    operation_id: int
-
-
-class ShallowCopyState(msgspec.Struct, frozen=True):
-    """``state``: in progress, complete, error. A final state is told once; then the operation is unknown (-19)."""
-
-    state: str
-    copied_clusters: int = 0
-    total_clusters: int = 0
-    error: str = ""
-
-
 async def bdev_lvol_create_lvstore(
     caller: Caller,
     *,
@@ -65,7 +52,7 @@ async def bdev_lvol_create_lvstore(
     clear_method: str | None = None,
     deadline: float = 60.0,
 ) -> str:
-    """The store's uuid. ``not_permitted`` when the bdev is claimed, ``exists`` when the name is taken."""
+    """The store's uuid. Code -1 when the bdev is claimed, ``exists`` when the name is taken."""
     return await caller.call_as(
         str,
         "bdev_lvol_create_lvstore",
@@ -74,31 +61,11 @@ async def bdev_lvol_create_lvstore(
     )
 
 
-async def bdev_lvol_delete_lvstore(
-    caller: Caller, *, lvs_name: str | None = None, uuid: str | None = None, deadline: float = 60.0
-) -> None:
-    """Destroys every volume in it, without asking."""
-    await caller.call_as(bool, "bdev_lvol_delete_lvstore", given(lvs_name=lvs_name, uuid=uuid), deadline=deadline)
-
-
 async def bdev_lvol_get_lvstores(
     caller: Caller, *, lvs_name: str | None = None, uuid: str | None = None, deadline: float = 10.0
 ) -> list[Lvstore]:
     return await caller.call_as(
         list[Lvstore], "bdev_lvol_get_lvstores", given(lvs_name=lvs_name, uuid=uuid), deadline=deadline
-    )
-
-
-async def bdev_lvol_grow_lvstore(
-    caller: Caller, *, lvs_name: str | None = None, uuid: str | None = None, deadline: float = 60.0
-) -> None:
-    """Takes over the base bdev's growth (rescan that first). True also when there is nothing to grow."""
-    await caller.call_as(bool, "bdev_lvol_grow_lvstore", given(lvs_name=lvs_name, uuid=uuid), deadline=deadline)
-
-
-async def bdev_lvol_rename_lvstore(caller: Caller, *, old_name: str, new_name: str, deadline: float = 10.0) -> None:
-    await caller.call_as(
-        bool, "bdev_lvol_rename_lvstore", {"old_name": old_name, "new_name": new_name}, deadline=deadline
     )
 
 
@@ -130,7 +97,7 @@ async def bdev_lvol_create(
 
 
 async def bdev_lvol_delete(caller: Caller, name: str, *, deadline: float = 30.0) -> None:
-    """``not_permitted`` for a snapshot with two or more clones; with one, the clone takes the data over."""
+    """Refused (code -32603) for a snapshot with two or more clones; with one, the clone takes the data over."""
     await caller.call_as(bool, "bdev_lvol_delete", {"name": name}, deadline=deadline)
 
 
@@ -153,68 +120,9 @@ async def bdev_lvol_clone(caller: Caller, *, snapshot_name: str, clone_name: str
     )
 
 
-async def bdev_lvol_clone_bdev(
-    caller: Caller, *, bdev: str, lvs_name: str, clone_name: str, deadline: float = 30.0
-) -> str:
-    """The uuid of a clone of another bdev. Delete the clone before its base: SPDK 26.05 hangs otherwise."""
-    return await caller.call_as(
-        str,
-        "bdev_lvol_clone_bdev",
-        {"bdev": bdev, "lvs_name": lvs_name, "clone_name": clone_name},
-        deadline=deadline,
-    )
-
-
-async def bdev_lvol_inflate(caller: Caller, name: str, *, deadline: float = 600.0) -> None:
-    """Copies what a clone shares, and makes it thick."""
-    await caller.call_as(bool, "bdev_lvol_inflate", {"name": name}, deadline=deadline)
-
-
-async def bdev_lvol_decouple_parent(caller: Caller, name: str, *, deadline: float = 600.0) -> None:
-    """Copies what a clone shares, and leaves it thin. -32602 when it has no parent."""
-    await caller.call_as(bool, "bdev_lvol_decouple_parent", {"name": name}, deadline=deadline)
-
-
 async def bdev_lvol_get_lvols(
     caller: Caller, *, lvs_name: str | None = None, lvs_uuid: str | None = None, deadline: float = 10.0
 ) -> list[Lvol]:
     return await caller.call_as(
         list[Lvol], "bdev_lvol_get_lvols", given(lvs_name=lvs_name, lvs_uuid=lvs_uuid), deadline=deadline
-    )
-
-
-async def bdev_lvol_set_read_only(caller: Caller, name: str, *, deadline: float = 10.0) -> None:
-    """Shows nowhere until a clone is made of it."""
-    await caller.call_as(bool, "bdev_lvol_set_read_only", {"name": name}, deadline=deadline)
-
-
-async def bdev_lvol_rename(caller: Caller, *, old_name: str, new_name: str, deadline: float = 10.0) -> None:
-    """``old_name`` with its store or the uuid, ``new_name`` without."""
-    await caller.call_as(bool, "bdev_lvol_rename", {"old_name": old_name, "new_name": new_name}, deadline=deadline)
-
-
-async def bdev_lvol_set_parent(caller: Caller, *, lvol_name: str, parent_name: str, deadline: float = 30.0) -> None:
-    await caller.call_as(
-        bool, "bdev_lvol_set_parent", {"lvol_name": lvol_name, "parent_name": parent_name}, deadline=deadline
-    )
-
-
-async def bdev_lvol_start_shallow_copy(
-    caller: Caller, *, src_lvol_name: str, dst_bdev_name: str, deadline: float = 30.0
-) -> int:
-    """The operation's id: copies the clusters that the volume itself holds, not those of its parents."""
-    started = await caller.call_as(
-        ShallowCopyStarted,
-        "bdev_lvol_start_shallow_copy",
-        {"src_lvol_name": src_lvol_name, "dst_bdev_name": dst_bdev_name},
-        deadline=deadline,
-    )
-    return started.operation_id
-
-
-async def bdev_lvol_check_shallow_copy(
-    caller: Caller, operation_id: int, *, deadline: float = 10.0
-) -> ShallowCopyState:
-    return await caller.call_as(
-        ShallowCopyState, "bdev_lvol_check_shallow_copy", {"operation_id": operation_id}, deadline=deadline
     )

@@ -36,33 +36,6 @@ class NvmeController(msgspec.Struct, frozen=True):
     ctrlrs: tuple[Path, ...] = ()
 
 
-class IoPathTransport(msgspec.Struct, frozen=True):
-    trtype: str = ""
-    traddr: str = ""
-    trsvcid: str = ""
-    adrfam: str = ""
-
-
-class IoPath(msgspec.Struct, frozen=True):
-    bdev_name: str
-    cntlid: int
-    current: bool
-    connected: bool
-    accessible: bool
-    transport: IoPathTransport = IoPathTransport()
-
-
-class PollGroup(msgspec.Struct, frozen=True):
-    thread: str
-    io_paths: tuple[IoPath, ...] = ()
-
-
-class IoPaths(msgspec.Struct, frozen=True):
-    """Only bdevs that somebody has open show here."""
-
-    poll_groups: tuple[PollGroup, ...] = ()
-
-
 async def bdev_nvme_attach_controller(
     caller: Caller,
     *,
@@ -150,39 +123,9 @@ async def bdev_nvme_get_controllers(
     return await caller.call_as(list[NvmeController], "bdev_nvme_get_controllers", given(name=name), deadline=deadline)
 
 
-async def bdev_nvme_get_io_paths(caller: Caller, *, name: str | None = None, deadline: float = 10.0) -> IoPaths:
-    return await caller.call_as(IoPaths, "bdev_nvme_get_io_paths", given(name=name), deadline=deadline)
-
-
 async def bdev_nvme_set_options(caller: Caller, *, deadline: float = 10.0, **options: Any) -> None:
     """Only before the first controller (-1 after).
 
     ``dhchap_digests=["sha256"], dhchap_dhgroups=["ffdhe2048"]`` brings an authenticated attach from 0.7-1.8 s to 0.1 s.
     """
     await caller.call_as(bool, "bdev_nvme_set_options", options, deadline=deadline)
-
-
-async def bdev_nvme_set_keys(
-    caller: Caller,
-    name: str,
-    *,
-    dhchap_key: str | None = None,
-    dhchap_ctrlr_key: str | None = None,
-    deadline: float = 30.0,
-) -> None:
-    """Takes new keys and authenticates again with them."""
-    await caller.call_as(
-        bool,
-        "bdev_nvme_set_keys",
-        given(name=name, dhchap_key=dhchap_key, dhchap_ctrlr_key=dhchap_ctrlr_key),
-        deadline=deadline,
-    )
-
-
-async def bdev_nvme_reset_controller(caller: Caller, name: str, *, deadline: float = 30.0) -> None:
-    await caller.call_as(bool, "bdev_nvme_reset_controller", {"name": name}, deadline=deadline)
-
-
-async def bdev_nvme_set_multipath_policy(caller: Caller, *, name: str, policy: str, deadline: float = 10.0) -> None:
-    """``name`` is the bdev's; ``policy`` active_passive or active_active."""
-    await caller.call_as(bool, "bdev_nvme_set_multipath_policy", {"name": name, "policy": policy}, deadline=deadline)

@@ -63,18 +63,6 @@ class Subsystem(msgspec.Struct, frozen=True):
     namespaces: tuple[Namespace, ...] = ()
 
 
-class AnaState(msgspec.Struct, frozen=True):
-    ana_group: int
-    ana_state: str
-
-
-class Listener(msgspec.Struct, frozen=True):
-    """``ana_states`` is empty where the subsystem does not report ANA."""
-
-    address: ListenAddress
-    ana_states: tuple[AnaState, ...] = ()
-
-
 class Controller(msgspec.Struct, frozen=True):
     """A connected host. ``hostnqn`` is empty for a vfio-user guest."""
 
@@ -100,19 +88,9 @@ class Qpair(msgspec.Struct, frozen=True):
     auth: Authentication | None = None
 
 
-class Transport(msgspec.Struct, frozen=True):
-    trtype: str
-    max_io_size: int = 0
-    max_queue_depth: int = 0
-
-
 async def nvmf_create_transport(caller: Caller, trtype: str, *, deadline: float = 30.0, **options: Any) -> None:
     """``exists`` when there is one of that type. ``options`` as in SPDK, e.g. max_queue_depth=128."""
     await caller.call_as(bool, "nvmf_create_transport", {"trtype": trtype, **options}, deadline=deadline)
-
-
-async def nvmf_get_transports(caller: Caller, *, trtype: str | None = None, deadline: float = 10.0) -> list[Transport]:
-    return await caller.call_as(list[Transport], "nvmf_get_transports", given(trtype=trtype), deadline=deadline)
 
 
 async def nvmf_create_subsystem(
@@ -217,28 +195,6 @@ async def nvmf_subsystem_remove_listener(
     )
 
 
-async def nvmf_subsystem_get_listeners(caller: Caller, nqn: str, *, deadline: float = 10.0) -> list[Listener]:
-    return await caller.call_as(list[Listener], "nvmf_subsystem_get_listeners", {"nqn": nqn}, deadline=deadline)
-
-
-async def nvmf_subsystem_listener_set_ana_state(
-    caller: Caller,
-    *,
-    nqn: str,
-    listen_address: ListenAddress,
-    ana_state: str,
-    anagrpid: int | None = None,
-    deadline: float = 10.0,
-) -> None:
-    """``ana_state``: optimized, non_optimized, inaccessible; for all groups unless one is given."""
-    await caller.call_as(
-        bool,
-        "nvmf_subsystem_listener_set_ana_state",
-        given(nqn=nqn, listen_address=listen_address.params(), ana_state=ana_state, anagrpid=anagrpid),
-        deadline=deadline,
-    )
-
-
 async def nvmf_subsystem_add_host(
     caller: Caller,
     *,
@@ -261,14 +217,6 @@ async def nvmf_subsystem_add_host(
 async def nvmf_subsystem_remove_host(caller: Caller, *, nqn: str, host: str, deadline: float = 30.0) -> None:
     """Cuts the host off at once."""
     await caller.call_as(bool, "nvmf_subsystem_remove_host", {"nqn": nqn, "host": host}, deadline=deadline)
-
-
-async def nvmf_subsystem_allow_any_host(
-    caller: Caller, *, nqn: str, allow_any_host: bool, deadline: float = 10.0
-) -> None:
-    await caller.call_as(
-        bool, "nvmf_subsystem_allow_any_host", {"nqn": nqn, "allow_any_host": allow_any_host}, deadline=deadline
-    )
 
 
 async def nvmf_subsystem_set_keys(
