@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 REQUEST_ID = "x-request-id"
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Calls that only ask come every few seconds from probes and side-cars; they are logged when they fail.
-_ASKING = re.compile(r"(?:Node|Controller)?(?:Get|List|Probe|Stats)")
+_ASKING = re.compile(r"(?:Node|Controller)?(?:Get|List|Probe|Stats|Inventory)")
 
 _CANCELLED_WITHIN_SECONDS = 0.2
 
