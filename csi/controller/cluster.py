@@ -74,7 +74,7 @@ class Cluster:
             except InvalidArgument:
                 continue
             dpu = self._dpu(attachment)
-            host_nqn = dpu.announcement.host_nqn if dpu is not None else ""
+            host_nqn = dpu.announcement.host_nqn if dpu is not None else _name_of(attachment)
             if context.transport == "kernel" and identity.is_node_name(attachment.spec.node_name):
                 host_nqn = identity.host_nqn(attachment.spec.node_name)
             if not host_nqn:
@@ -104,16 +104,16 @@ class Cluster:
             for attachment in self._attachments.values()
             if attachment.spec.attacher == identity.DRIVER_NAME and attachment.spec.node_name == node
             if self._volume_of(attachment) == volume_id
-            if (nqn := (attachment.status.attachment_metadata or {}).get("hostNqn", ""))
+            if (nqn := _name_of(attachment))
         }
 
     def hosts_with_attachment(self) -> dict[identity.VolumeId, set[str]]:
-        """Hosts by volume, whatever state the attachment is in: nothing of these is stale."""
+        """Hosts by volume, and the NQNs by which they got it, whatever state the attachment is in: none is stale."""
         hosts: dict[identity.VolumeId, set[str]] = {}
         for attachment in self._attachments.values():
             volume_id = self._volume_of(attachment)
             if volume_id is not None:
-                hosts.setdefault(volume_id, set()).add(attachment.spec.node_name)
+                hosts.setdefault(volume_id, set()).update((attachment.spec.node_name, _name_of(attachment)))
         return hosts
 
     def limits(self) -> dict[identity.VolumeId, Qos]:
@@ -146,6 +146,11 @@ class Cluster:
         if named:
             return next((dpu for dpu in dpus if dpu.node == named), None)
         return dpus[0] if len(dpus) == 1 else None
+
+
+def _name_of(attachment: VolumeAttachment) -> str:
+    """The host NQN which the publish context tells; empty before there is one."""
+    return (attachment.status.attachment_metadata or {}).get("hostNqn", "")
 
 
 def _use(attachment: VolumeAttachment, volume: PersistentVolume) -> Use:

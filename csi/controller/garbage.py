@@ -83,7 +83,7 @@ class Garbage:
         for nqn in hosts:
             dpu = self._directory.by_host_nqn(nqn)
             host = dpu.host if dpu is not None else identity.node_of_host_nqn(nqn)
-            if identity.is_ours(nqn) and host not in attached:
+            if (dpu is not None or identity.is_ours(nqn)) and not attached & {host, nqn}:
                 yield Finding(kind="host", name=nqn, reason="no VolumeAttachment lets it in", volume_key=key)
 
     async def _judge(self, backend: Backend[Any], finding: Finding) -> bool:

@@ -1,12 +1,15 @@
 """Kubernetes is the truth: what a restarted target has lost comes back, and what nobody needs is found and removed."""
 
 import asyncio
+import json
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 
 from csi import identity
+from csi.announcement import HOST_NODE_LABEL, STORAGE_ANNOTATION
 from csi.calls import Calls
 from csi.controller.cluster import Cluster
 from csi.controller.config import GarbageConfig
@@ -15,8 +18,9 @@ from csi.controller.garbage import Garbage
 from csi.framework.backend import Finding
 from csi.framework.registry import Registry
 from dpu_offload_stubs.csi import csi_pb2
-from foundation.kube.models.core import CSIPersistentVolumeSource, PersistentVolume, PersistentVolumeSpec
+from foundation.kube.models.core import CSIPersistentVolumeSource, Node, PersistentVolume, PersistentVolumeSpec
 from foundation.kube.models.meta import ObjectMeta
+from foundation.kube.models.storage import VolumeAttachment
 from foundation.kube.resources import VOLUME_ATTRIBUTES_CLASSES
 from foundation.spdk.client import SpdkClient
 from tests.csi_rig.plant import MIB, Plant, mount_capability
@@ -127,6 +131,42 @@ async def test_leftovers_are_reported_then_removed_and_nothing_else_is_touched(o
     finally:
         await client.close()
         await backend.close()
+
+
+async def test_a_host_is_stale_by_what_kubernetes_says_of_it_whatever_its_name(one: Plant) -> None:
+    """A DPU's own NQN tells no node; and one whose Node is gone may still be in use."""
+    volume = await one.create()
+    announced = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-00000000000a"
+    in_use, gone = identity.host_nqn("b-dpu"), identity.host_nqn("c-dpu")
+    async with SpdkClient(one.target.address) as client:
+        for nqn in (announced, in_use, gone, "nqn.2016-06.io.spdk:someone"):
+            await client.call("nvmf_subsystem_add_host", {"nqn": identity.subsystem_nqn(volume.volume_id), "host": nqn})
+    said = {"endpoint": "a:1", "serverName": "a", "hostNqn": announced}
+    node = {"labels": {HOST_NODE_LABEL: "a"}, "annotations": {STORAGE_ANNOTATION: json.dumps(said)}}
+    source = {"driver": identity.DRIVER_NAME, "volumeHandle": volume.volume_id}
+    attachment = {
+        "metadata": {"name": "va"},
+        "spec": {"attacher": identity.DRIVER_NAME, "nodeName": "b", "source": {"persistentVolumeName": "pv"}},
+        "status": {"attached": True, "attachmentMetadata": {"dpuNode": "b-dpu", "hostNqn": in_use}},
+    }
+    directory = Directory({"a-dpu": msgspec.convert({"metadata": {"name": "a-dpu", **node}}, Node)})
+    cluster = Cluster(
+        volumes={"pv": msgspec.convert({"metadata": {"name": "pv"}, "spec": {"csi": source}}, PersistentVolume)},
+        attachments={"va": msgspec.convert(attachment, VolumeAttachment)},
+        classes={},
+        directory=directory,
+    )
+    registry = Registry.open({"spdk": section(one.target)})
+    await registry.backends["spdk"].start()
+    garbage = Garbage(
+        registry=registry, cluster=cluster, directory=directory, calls=Calls(), config=GarbageConfig(grace_seconds=100)
+    )
+    try:
+        assert await findings(garbage) == {("host", announced), ("host", gone)}
+    finally:
+        await registry.backends["spdk"].close()
+    # Nor does a restarted target forget who has it.
+    assert {access.host_nqn for access in cluster.accesses()} == {in_use}
 
 
 async def test_a_leftover_that_belongs_again_is_not_removed(one: Plant) -> None:
