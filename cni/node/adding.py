@@ -257,7 +257,7 @@ class Adding:
             if holder == identity:
                 self._reserved[address] = identity
                 return
-            if other is None or not (other.phase == "deleting" or _same_pod(other, call)):
+            if other is None or not (other.phase == "deleting" or is_older_sandbox(other, call)):
                 break
             # An older sandbox of the same pod, or one on its way out: first it has to be gone.
             await self._removing.collect(other.id)
@@ -273,6 +273,7 @@ class Adding:
             return False
 
 
-def _same_pod(other: Attachment, call: Call) -> bool:
-    """Kubelet may start a pod's new sandbox before it has taken down the old one."""
-    return bool(call.pod_uid) and other.pod_uid == call.pod_uid and other.container_id != call.container_id
+def is_older_sandbox(other: Attachment, call: Call) -> bool:
+    """Kubelet may start a sandbox of a pod, or of the next one of its name, before it has taken down the old one."""
+    same_pod = (other.pod_namespace, other.pod_name) == (call.pod_namespace, call.pod_name)
+    return same_pod and other.container_id != call.container_id

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cni.link.service import LinkService, error_table
 from cni.node import health_checks, management_port
-from cni.node.adding import Adding, Limits
+from cni.node.adding import Adding, Limits, is_older_sandbox
 from cni.node.attachments import AttachmentStore
 from cni.node.config import CniNodeConfig
 from cni.node.container import ContainerSide
@@ -36,6 +36,7 @@ from cni.node.pods import Pods
 from cni.node.remote_side import RemoteOvsSide
 from cni.node.removing import Removing
 from cni.node.representors import Representors
+from cni.node.request import Call
 from cni.node.server import CniServer
 from cni.node.switch import Switch
 from cni.node.switch_flows import SwitchFlows
@@ -113,7 +114,7 @@ class _Assembly:
                 socket=Path(config.pod_resources.socket),
                 resource=config.pod_resources.resource,
                 usable=lambda device: usable(self._sysfs, device),
-                taken=lambda device: self._store.using(device) is not None,
+                taken=self._taken,
             ),
         )
         own = OwnPods(
@@ -146,6 +147,10 @@ class _Assembly:
         await server.listen(Path(config.cni_socket))
         daemon.on_stop(server.stop)
         give_back()
+
+    def _taken(self, call: Call, device: str) -> bool:
+        other = self._store.using(device)
+        return other is not None and not is_older_sandbox(other, call)
 
     async def _flows_problem(self) -> str:
         """A host's flows are its DPU's, whose health says it."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from cni.node.attachments import Attachment
 from cni.node.devices import Device
+from cni.node.errors import InputFailed
 
 
 def device_info(attachment: Attachment, device: Device) -> dict[str, Any]:
@@ -25,14 +26,23 @@ def device_info(attachment: Attachment, device: Device) -> dict[str, Any]:
 
 
 def write_device_info(attachment: Attachment, device: Device) -> None:
-    """Blocking, for an attachment with a file; does nothing where the device plugin has written it already."""
+    """Blocking, for an attachment with a file; does nothing where the device plugin has written it already.
+
+    Raises InputFailed.
+    """
     path = Path(attachment.device_info_file)
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(json.dumps(device_info(attachment, device)))
-    os.replace(fresh, path)
+    try:
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.write_text(json.dumps(device_info(attachment, device)))
+        os.replace(fresh, path)
+    except OSError as error:
+        raise InputFailed(
+            f"cannot write the device-info file {path} that the runtime asks for: {error.strerror}; see whether "
+            "cni-node may write there"
+        ) from error
 
 
 def remove_device_info(attachment: Attachment) -> None:

@@ -29,7 +29,7 @@ _SECONDS = 5.0
 class HeldDevices:
     """`socket` is kubelet's, `resource` the one whose device is the default network's ("" for any).
 
-    `usable` tells whether a device is a function that a pod can have; `taken` whether an attachment has it.
+    `usable` tells whether a device is a function that a pod can have; `taken` whether an attachment that stays has it.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class HeldDevices:
         socket: Path,
         resource: str,
         usable: Callable[[str], bool],
-        taken: Callable[[str], bool],
+        taken: Callable[[Call, str], bool],
     ) -> None:
         self._pods = pods
         self._socket = socket
@@ -61,7 +61,7 @@ class HeldDevices:
         )
         others = pod is not None and bool(pod.metadata.annotations.get(NETWORKS))
         held = [one for one in await self._held(call, where) if named in ("", one.resource)]
-        free = sorted({one.device for one in held if is_device(one.device) and not self._taken(one.device)})
+        free = sorted({one.device for one in held if is_device(one.device) and not self._taken(call, one.device)})
         free = [device for device in free if self._usable(device)]
         if not free and not required:
             return ""

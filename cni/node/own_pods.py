@@ -12,6 +12,7 @@ from cni.node.attachments import AttachmentStore, attachment_id
 from cni.node.container import ContainerSide
 from cni.node.errors import Mismatch, NotAvailable, TryLater, UnknownContainer
 from cni.node.keyed_locks import KeyedLocks
+from cni.node.netns import opened
 from cni.node.ovs_side import OvsSide
 from cni.node.pods import Pods
 from cni.node.removing import Removing
@@ -97,6 +98,9 @@ class OwnPods:
             raise UnknownContainer(
                 f"interface {call.ifname} of sandbox {call.container_id[:12]} is not attached; ADD comes before CHECK"
             )
+        with opened(call.netns) as namespace:
+            if attachment.netns_inode not in (0, namespace.inode):
+                raise Mismatch(f"{call.netns} is another network namespace than that of ADD, {attachment.netns}")
         if difference := _unlike(attachment.result or {}, call.previous or {}):
             raise Mismatch(f"prevResult is not the result of ADD: {difference}")
         async with asyncio.timeout(_CHECK_SECONDS):

@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Callable
 
 from cni.node.assignment import Assignment, parse
-from cni.node.errors import BadConfiguration, TryLater
+from cni.node.errors import TryLater
 from foundation.kube.client import KubeClient
 from foundation.kube.models.core import Pod
 from foundation.kube.reflector import Change, Reflector
 from foundation.kube.resources import PODS
+
+# Kubelet's annotation of a static pod's mirror (k8s.io/kubernetes/pkg/kubelet/types, ConfigMirrorAnnotationKey).
+_MIRROR = "kubernetes.io/config.mirror"
 
 
 class Pods:
@@ -34,11 +37,6 @@ class Pods:
     def get(self, namespace: str, name: str) -> Pod | None:
         return self._reflector.store.get(f"{namespace}/{name}")
 
-    def alive(self, namespace: str, name: str, uid: str) -> bool:
-        """Whether this very pod is scheduled here and has not ended."""
-        pod = self.get(namespace, name)
-        return pod is not None and (not uid or pod.metadata.uid == uid) and not ended(pod)
-
     async def assignment(
         self, *, namespace: str, name: str, uid: str, network: str, deadline: float
     ) -> tuple[Pod, Assignment]:
@@ -48,7 +46,7 @@ class Pods:
         """
 
         def ready(pod: Pod | None) -> bool:
-            return pod is not None and (not uid or pod.metadata.uid == uid) and self._assigned(pod, network) is not None
+            return pod is not None and is_pod(pod, uid) and self._assigned(pod, network) is not None
 
         pod = await self.until(namespace, name, ready, deadline=deadline)
         if pod is None:
@@ -90,7 +88,7 @@ class Pods:
             reason = problem
         elif pod is None:
             reason = f"Kubernetes shows no such pod on node {self.node}"
-        elif uid and pod.metadata.uid != uid:
+        elif not is_pod(pod, uid):
             reason = f"Kubernetes shows another pod of that name (uid {pod.metadata.uid}, not {uid})"
         else:
             reason = f"cni-controller has not assigned it addresses in network {network}; see the pod's events"
@@ -101,9 +99,9 @@ class Pods:
             event.set()
 
 
-def ended(pod: Pod) -> bool:
-    """Whether all its containers have ended for good."""
-    return pod.status is not None and pod.status.phase in ("Succeeded", "Failed")
+def is_pod(pod: Pod, uid: str) -> bool:
+    """Whether a runtime means this pod, as far as it says ("" for nothing).
 
-
-__all__ = ["BadConfiguration", "Pods", "ended"]
+    A static pod has one uid at kubelet and another in the API server, where its mirror names the former.
+    """
+    return uid in ("", pod.metadata.uid, (pod.metadata.annotations or {}).get(_MIRROR))

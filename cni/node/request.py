@@ -237,8 +237,9 @@ def _check_ifname(name: str) -> None:
         raise BadEnvironment(
             f"CNI_IFNAME {name!r} is longer than the kernel's 15 bytes; choose a shorter interface name"
         )
-    if name in (".", "..") or re.search(r"[/:\s]", name):
-        raise BadEnvironment(f"CNI_IFNAME {name!r} is no interface name: it must have no slash, colon or blank")
+    # The kernel takes a percent sign for the place of a number to choose.
+    if name in (".", "..") or re.search(r"[/:%\s]", name):
+        raise BadEnvironment(f"CNI_IFNAME {name!r} is no interface name: it must have no slash, colon, % or blank")
 
 
 def _arguments(text: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from foundation.kube.resources import PODS
 from lab.network import namespaces
 from lab.network.commands import ip
 from tests.node.stage import DEFAULT, HOST, Pod, Stage, vf_address, vf_netdev
@@ -206,6 +207,26 @@ async def test_a_runtime_need_not_tell_the_pods_uid(stage: Stage, node: str, dev
         assert answer.status == 0, answer.message
         removed = await stage.call("DEL", pod, environment=arguments)
         assert removed.status == 0, removed.message
+        await stage.clean(pod)
+
+
+async def test_a_static_pod_is_known_by_its_mirror(stage: Stage) -> None:
+    """Its uid at kubelet is not that in the API server."""
+    async with pods(stage, (HOST, vf_address(0))) as (pod,):
+        await stage.expect_uid(pod)
+        static = dataclasses.replace(pod, uid="5f2b1f0c9f6d4c7e8a1d2b3c4d5e6f70")
+        mirror = {"metadata": {"annotations": {"kubernetes.io/config.mirror": static.uid}}}
+        await stage.client.merge_patch(PODS, pod.name, pod.namespace, mirror)
+        await stage.add(static)
+        await stage.delete(static)
+        await stage.clean(static)
+
+
+async def test_a_device_info_file_that_cannot_be_written(stage: Stage) -> None:
+    async with pods(stage, (HOST, vf_address(0))) as (pod,):
+        wanted = stage.conf(pod, runtimeConfig={"CNIDeviceInfoFile": "/proc/device-info/pod.json"})
+        answer = await stage.call("ADD", pod, wanted)
+        assert (answer.code, "cannot write the device-info file" in answer.message) == (5, True), answer
         await stage.clean(pod)
 
 

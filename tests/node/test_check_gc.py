@@ -76,6 +76,9 @@ async def test_check_compares_the_cached_result(stage: Stage) -> None:
         assert (answer.code, "prevResult is not the result of ADD" in answer.message) == (102, True)
         stranger = await stage.call("CHECK", pod.next_sandbox(), stage.conf(pod, prevResult=pod.result))
         assert (stranger.code, "ADD comes before CHECK" in stranger.message) == (3, True)
+        elsewhere = {"CNI_NETNS": str(stage.network.namespace_path(HOST))}
+        moved = await stage.call("CHECK", pod, stage.conf(pod, prevResult=pod.result), environment=elsewhere)
+        assert (moved.code, "another network namespace than that of ADD" in moved.message) == (102, True)
 
 
 async def test_gc_removes_exactly_the_unlisted(stage: Stage) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from dpu_offload_stubs.kubelet.podresources.v1 import api_pb2, api_pb2_grpc
 from foundation.kube.resources import PODS
+from lab.network import namespaces
 from tests.node.stage import DEFAULT, DPU, HOST, Answer, Pod, Stage, vf_address, vf_netdev
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
@@ -72,6 +73,13 @@ async def test_a_pods_only_function_is_its_own(stage: Stage) -> None:
             assert pod.result["interfaces"][-1]["pciID"] == vf_address(3)
             assert await stage.ports(DPU) == ["pf0vf3"]
             assert await stage.ping(peer, pod.ip)
+            await stage.sandbox(newer := pod.next_sandbox())
+            try:
+                await stage.add(newer)
+                assert newer.result["interfaces"][-1]["pciID"] == vf_address(3)
+                await stage.delete(newer)
+            finally:
+                await namespaces.remove(newer.netns)
         # Kubelet is asked by ADD alone.
         await stage.delete(pod)
         await stage.delete(peer)

@@ -65,6 +65,7 @@ def test_a_whole_call() -> None:
         ({"CNI_IFNAME": "sixteen-bytes-xx"}, None, 4, "longer than the kernel's 15 bytes"),
         ({"CNI_IFNAME": "a/b"}, None, 4, "no interface name"),
         ({"CNI_IFNAME": ".."}, None, 4, "no interface name"),
+        ({"CNI_IFNAME": "eth%d"}, None, 4, "no interface name"),
         ({"CNI_IFNAME": "a b"}, None, 4, "no interface name"),
         ({"CNI_ARGS": "IgnoreUnknown"}, None, 4, "without an equals sign"),
         ({"CNI_ARGS": "IgnoreUnknown=1"}, None, 4, "K8S_POD_NAMESPACE"),
