@@ -95,6 +95,7 @@ class Reflector(Generic[T]):
         self._view = MappingProxyType(self._store)
         self._version = ""
         self._too_large = 0
+        self._doubtful = self._restored = False
         self._synced = asyncio.Event()
         self._subscribers: tuple[Callable[[Change[T]], None], ...] = ()
 
@@ -159,10 +160,30 @@ class Reflector(Generic[T]):
 
     def _failed(self, error: Exception) -> float:
         self.statistics.failures += 1
+        self._doubtful = True
         self.last_error = str(error) if isinstance(error, KubeError) else f"nothing heard for {self._idle_seconds:g} s"
         pause = self._pauses.next(at_least=error.retry_after if isinstance(error, Unavailable) else 0.0)
         logger.warning("%s: %s; next try in %.2f s", self.resource.plural, self.last_error, pause)
         return pause
+
+    async def _went_back(self) -> bool:
+        """Whether the server knows less than we do: its storage was restored from a backup.
+
+        It accepts a watch from our version all the same, and is silent until its own has passed that (seen on
+        Kubernetes 1.36). Versions of one storage compare as numbers, as far as they are numbers at all.
+        """
+        page = await self._client.page(self.resource, limit=1, **self._where)
+        self._doubtful = False
+        version = page.metadata.resource_version
+        if not (version.isdigit() and self._version.isdigit() and int(version) < int(self._version)):
+            return False
+        logger.warning(
+            "%s: the server is at version %s, we saw %s: its storage is an older one; all is listed again",
+            self.resource.plural,
+            version,
+            self._version,
+        )
+        return True
 
     async def _list(self) -> None:
         self.statistics.lists += 1
@@ -187,7 +208,7 @@ class Reflector(Generic[T]):
                 break
         for key in [key for key in self._store if key not in seen]:
             self._put(key, None)
-        self._version = version
+        self._version, self._restored = version, False
         self._synced.set()
 
     def _take(self, page: Page[T], seen: set[str]) -> None:
@@ -214,6 +235,9 @@ class Reflector(Generic[T]):
                 **self._where,
             ) as content:
                 accepted = True
+                if self._doubtful and await self._went_back():
+                    self._version, self._restored = "", True
+                    return True
                 async for batch in lines(content, Pace()):
                     for line in batch:
                         self._apply(self._decoder.event(line))
@@ -258,8 +282,8 @@ class Reflector(Generic[T]):
                 # deleted and made again while nobody watched: two objects that share a name
                 self._put(key, None)
                 old = None
-            elif old.metadata.resource_version == new.metadata.resource_version:
-                return  # a relist shows most objects as they are here already
+            elif old.metadata.resource_version == new.metadata.resource_version and not self._restored:
+                return  # a relist shows most objects as they are here already (restored storage gives versions twice)
         self._sharing.share(new, old)
         self._store[key] = new
         self._report_change(Change("added" if old is None else "updated", key, old, new))

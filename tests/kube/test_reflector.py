@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -226,6 +228,24 @@ async def test_a_server_that_is_away_is_waited_for(client: KubeClient, server: A
         await equal(mirror, client)
         assert changes == [("added", "default/a"), ("added", "default/b")]
         assert mirror.last_error == ""
+
+
+async def test_a_server_restored_from_a_backup_is_listed_again(tmp_path: Path) -> None:
+    """Its versions are lower now: a watch from ours would be accepted, and be silent for a long time."""
+    async with ApiServer(data=tmp_path / "now") as server, KubeClient(Connection(server=server.url)) as client:
+        await make(client, "a", "b")
+        shutil.copytree(tmp_path / "now", tmp_path / "backup")
+        await drop(client, "b")
+        await make(client, *(f"lost-{index}" for index in range(20)))
+        mirror = reflector(client)
+        async with running(mirror) as changes:
+            await until(lambda: server.faults.watches == 1)
+            await server.stop()
+            async with ApiServer(server.url.removeprefix("http://"), data=tmp_path / "backup"):
+                await make(client, "new")
+                await equal(mirror, client)
+                assert set(mirror.store) == {"default/a", "default/b", "default/new"}
+                assert ("deleted", "default/lost-3") in changes
 
 
 async def test_it_starts_before_its_server(client: KubeClient, server: ApiServer) -> None:
