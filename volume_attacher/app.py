@@ -8,6 +8,7 @@ from typing import Final
 
 from dpu_offload_stubs.attacher.v1 import attacher_pb2_grpc
 from foundation.daemon.backoff import Backoff
+from foundation.daemon.configuration import ConfigurationError
 from foundation.daemon.errors import ErrorTable
 from foundation.daemon.running import Daemon, run
 from foundation.daemon.serving import TlsFiles, dial, listen_unix, make_server
@@ -17,6 +18,7 @@ from volume_attacher.config import VolumeAttacherConfig
 from volume_attacher.errors import CODES, BridgeError
 from volume_attacher.host_identity import load_or_make
 from volume_attacher.model import Place, Policy
+from volume_attacher.naming import is_nqn
 from volume_attacher.records import Records
 from volume_attacher.service import CardFacts, VolumeAttacherService
 
@@ -25,6 +27,7 @@ log: Final = logging.getLogger(__name__)
 
 async def start(config: VolumeAttacherConfig, daemon: Daemon) -> None:
     """Serve; ready as soon as the bridge and its card answer."""
+    check_shared_nqn(config.shared_nqn)
     state = Path(config.state_directory)
     identity = await asyncio.to_thread(load_or_make, state / "host.json", nqn=config.host_nqn)
     records = Records(state / "attachments.jsonl")
@@ -57,6 +60,18 @@ async def start(config: VolumeAttacherConfig, daemon: Daemon) -> None:
     daemon.on_stop(attacher.stop)
     daemon.spawn(attacher.run(), name="attacher")
     daemon.spawn(_follow(bridge, attacher, card, daemon), name="bridge events")
+
+
+def check_shared_nqn(template: str) -> None:
+    """Raise ConfigurationError for a template that makes no NQN."""
+    try:
+        nqn = template.format(port=0, pf=0, vf=0)
+    except (LookupError, ValueError) as error:
+        raise ConfigurationError(
+            f"shared_nqn {template!r} is a template of {{port}}, {{pf}} and {{vf}} only: {error}"
+        ) from error
+    if not is_nqn(nqn):
+        raise ConfigurationError(f"shared_nqn makes {nqn!r}, which is not an NQN")
 
 
 async def _follow(bridge: Bridge, attacher: Attacher, card: CardFacts, daemon: Daemon) -> None:

@@ -7,6 +7,7 @@ holds shows neither.
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Final
 
 from volume_attacher.actual import Actual
@@ -80,7 +81,7 @@ class Nsids:
                 raise FunctionTaken(f"NSID {wanted} of the shared controller on {place} is another volume's")
             self._next[place.key] = max(following, wanted + 1)
             return wanted
-        for nsid in (*range(following, SHARED_NAMESPACES + 1), *range(1, following)):
+        for nsid in chain(range(following, SHARED_NAMESPACES + 1), range(1, following)):
             if nsid not in used:
                 self._next[place.key] = nsid + 1
                 return nsid

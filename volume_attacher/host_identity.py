@@ -2,17 +2,17 @@
 
 import logging
 import os
-import re
 import uuid
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from volume_attacher.naming import is_nqn
+
 log: Final = logging.getLogger(__name__)
 # NVMe base specification 2.0, 4.5: the form of an NQN made of a UUID.
 _NQN_OF_UUID: Final = "nqn.2014-08.org.nvmexpress:uuid:"
-_NQN: Final = re.compile(r"nqn\.\d{4}-\d{2}\.[A-Za-z0-9.-]+:\S(?:.*\S)?")
 
 
 class HostIdentity(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ def load_or_make(path: Path, *, nqn: str = "") -> HostIdentity:
     `nqn` is the configured host NQN, if any: it then wins over the file's, whose host id is kept.
     Raises HostIdentityError for a damaged file or an NQN that is none.
     """
-    if nqn and not _NQN.fullmatch(nqn):
+    if nqn and not is_nqn(nqn):
         raise HostIdentityError(f"host_nqn {nqn!r} is not an NQN")
     try:
         found = msgspec.json.decode(path.read_bytes(), type=HostIdentity)
@@ -46,7 +46,7 @@ def load_or_make(path: Path, *, nqn: str = "") -> HostIdentity:
     if nqn and nqn != found.nqn:
         found = HostIdentity(nqn=nqn, id=found.id)
         _write(path, found)
-    if not _NQN.fullmatch(found.nqn):
+    if not is_nqn(found.nqn):
         raise HostIdentityError(f"{path}: {found.nqn!r} is not an NQN: restore the file, or delete it")
     return found
 

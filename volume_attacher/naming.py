@@ -6,6 +6,9 @@ from typing import Final
 
 from volume_attacher.model import Portal
 
+# NVMe base specification 2.0, 4.5.
+_NQN: Final = re.compile(r"nqn\.\d{4}-\d{2}\.[A-Za-z0-9.-]+:\S(?:.*\S)?")
+_NQN_BYTES: Final = 223
 # AIP-122: bridges may refuse longer ids.
 _LIMIT: Final = 63
 _READABLE: Final = "dpu-"
@@ -27,6 +30,10 @@ def object_id(volume_id: str) -> str:
 
 def _escape(character: str) -> str:
     return "".join(f"-{byte:02x}" for byte in character.encode())
+
+
+def is_nqn(text: str) -> bool:
+    return len(text.encode()) <= _NQN_BYTES and _NQN.fullmatch(text) is not None
 
 
 def volume_of(identifier: str) -> str | None:

@@ -10,9 +10,9 @@ from volume_attacher.actual import place_of
 from volume_attacher.errors import InvalidRequest
 from volume_attacher.functions import SHARED_NAMESPACES
 from volume_attacher.model import Limits, Pinned, Policy, Portal, Remote, Secrets, Specification
+from volume_attacher.naming import is_nqn
 
 _VOLUME_ID_BYTES: Final = 128
-_NQN: Final = re.compile(r"nqn\.\d{4}-\d{2}\.[A-Za-z0-9.-]+:\S(?:.*\S)?")
 _HOST_NAME: Final = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*\.?"
 )
@@ -89,7 +89,7 @@ def secrets(request: pb.AttachRequest) -> Secrets:
 
 def _remote(remote: pb.RemoteVolume) -> Remote:
     nqn = remote.subsystem_nqn
-    if len(nqn.encode()) > 223 or not _NQN.fullmatch(nqn):
+    if not is_nqn(nqn):
         raise InvalidRequest(f"remote.subsystem_nqn {nqn[:80]!r} is not an NQN of at most 223 bytes")
     try:
         identity = uuid.UUID(remote.namespace_uuid)

@@ -19,7 +19,7 @@ from opi_bridge.session import Session
 
 
 def functions_of(ranges: Sequence[PhysicalFunction]) -> list[Function]:
-    """The functions that the settings list, in order. Raises ConfigurationError for one listed twice."""
+    """The functions that the settings list, in order. Raises ConfigurationError."""
     result: dict[Slot, Function] = {}
     for one in ranges:
         first = 0 if one.usable else 1
@@ -27,14 +27,24 @@ def functions_of(ranges: Sequence[PhysicalFunction]) -> list[Function]:
             slot = Slot(one.port, one.physical_function, vf)
             if slot in result:
                 raise ConfigurationError(f"card.functions lists {slot} twice")
-            vuid = one.vuid.format(port=slot.port, pf=slot.pf, vf=slot.vf)
-            result[slot] = Function(slot, vuid, one.pci_addresses.get(vf, ""), one.hotplug)
+            result[slot] = Function(slot, _vuid(one.vuid, slot), one.pci_addresses.get(vf, ""), one.hotplug)
     return list(result.values())
+
+
+def _vuid(template: str, slot: Slot) -> str:
+    try:
+        return template.format(port=slot.port, pf=slot.pf, vf=slot.vf)
+    except (LookupError, ValueError) as error:
+        raise ConfigurationError(
+            f"card.functions: vuid {template!r} is a template of {{port}}, {{pf}} and {{vf}} only: {error}"
+        ) from error
 
 
 def make_card(config: CardConfig, session: Session, ledger: Ledger) -> Card:
     functions = functions_of(config.functions)
     if config.kind == "spdk_vfiouser":
+        if any(function.slot.port for function in functions):
+            raise ConfigurationError("card.functions: card spdk_vfiouser has no ports, leave port at 0")
         return SpdkVfioUserCard(
             session,
             functions,
