@@ -32,6 +32,8 @@ class Homes:
         self._has: dict[str, Assignment] = {}
         self._at: dict[str, dict[str, None]] = {}
         self._of_mac: dict[str, dict[str, None]] = {}
+        self._waiting: dict[str, Assignment] = {}
+        """What machines have had of subnets that no node has now."""
 
     def of(self, key: str) -> str:
         """The node whose switch a machine is on; "" when it has no address."""
@@ -104,7 +106,9 @@ class Homes:
         if self.held(key) is not None:
             return
         node = self._home_of(previous.ips)
-        if node and self._pools[node].claim(_holder(key), previous, partly=True):
+        if not node:
+            self._waiting[key] = previous
+        elif self._pools[node].claim(_holder(key), previous, partly=True):
             held = self._pools[node].held(_holder(key))
             self._settle(key, node, held or previous)
 
@@ -121,6 +125,10 @@ class Homes:
                 self._settle(key, node, self._pools[node].held(_holder(key)) or previous)
             else:
                 self._forget(key)
+                self._waiting[key] = previous
+        for key, previous in tuple(self._waiting.items()):
+            if self._home_of(previous.ips) == node:
+                self.claim(key, previous)
 
     def move(self, old: str, new: str) -> tuple[str, ...]:
         """All machines with home `old` have home `new` now; which ones. The pool is the caller's affair."""
@@ -130,8 +138,15 @@ class Homes:
         self._at.setdefault(new, {}).update(self._at.pop(old, {}))
         return keys
 
+    def lend(self, key: str) -> None:
+        """What a machine has is free for others; who has none yet when its subnet comes back, has it again."""
+        had = self._has[key]
+        self.release(key)
+        self._waiting[key] = had
+
     def release(self, key: str) -> None:
         """A machine is no more: what it had is free."""
+        self._waiting.pop(key, None)
         home = self.of(key)
         pool = self._pools.get(home)
         freed = pool is not None and pool.release(_holder(key))
@@ -144,6 +159,7 @@ class Homes:
     def _settle(self, key: str, node: str, held: Assignment) -> None:
         old = self.of(key)
         self._forget(key)
+        self._waiting.pop(key, None)
         self._home[key], self._has[key] = node, held
         self._at.setdefault(node, {})[key] = None
         self._of_mac.setdefault(held.mac, {})[key] = None

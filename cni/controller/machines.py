@@ -212,15 +212,6 @@ class Machines:
             if durable is not None:
                 self._claim(key, durable.written)
 
-    def node_came(self, node: str) -> None:
-        """A node's pool is new: machines take what is theirs, before anybody else may ask."""
-        self.homes.renewed(node)
-        if self._remembering:
-            for key in self._known:
-                durable = self.durable(key) if not self.homes.of(key) else None
-                if durable is not None and DEFAULT in durable.written:
-                    self._claim(key, {DEFAULT: durable.written[DEFAULT]})
-
     def kept(self, key: str) -> Mapping[str, Attachment] | None:
         """What the annotation of a machine that does not run shall say; None if nothing need be said.
 
@@ -251,10 +242,11 @@ class Machines:
         """Whether a machine of this home has a pod, wherever."""
         return any(self._known[key].pods for key in self.homes.at(node))
 
-    def away_on(self, node: str) -> Iterable[Owner]:
-        """The machines with a pod on a node that is not their home."""
-        pods = ((key, pod) for key, known in self._known.items() for pod in known.pods.values())
-        return (vm_owner(key) for key, pod in pods if node in ("", pod.node) and self.homes.of(key) != pod.node)
+    def away(self, pods: Iterable[Pod] | None = None) -> dict[Owner, None]:
+        """The machines with one of these pods (None: with any) on a node that is not their home."""
+        if pods is None:
+            pods = (pod for known in self._known.values() for pod in known.pods.values())
+        return {vm_owner(pod.machine): None for pod in pods if pod.machine and self.homes.of(pod.machine) != pod.node}
 
 
 def _progress(known: _Known) -> dict[str, Progress]:

@@ -78,7 +78,7 @@ class Retired:
         idle = [each for each in self._names if not self._machines.running_at(each)]
         for each in idle:
             for key in tuple(self._machines.homes.at(each)):
-                self._machines.homes.release(key)
+                self._machines.homes.lend(key)
         return bool(idle)
 
     def adopt(self, name: str, subnets: tuple[IPNetwork, ...]) -> None:

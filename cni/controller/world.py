@@ -105,7 +105,7 @@ class World:
             touched.update(self.networks.drop_node(name))
         if old is None or node is None or (old.gateway, old.ready) != (node.gateway, node.ready):
             touched.update(self._egress_touched())
-            touched.update(dict.fromkeys(self.machines.away_on(name)))
+            touched.update(self.machines.away(self.pods[key] for key in self._pods_of_node.get(name, ())))
         touched.update(self._inside_touched())
         if old is None or node is None or old.labels != node.labels or old.addresses != node.addresses:
             touched.update(dict.fromkeys(map(admin_policy_owner, self.admin_policies)))
@@ -188,7 +188,7 @@ class World:
     def _renew_pool(self, name: str, node: Node | None) -> None:
         pool = self.subnets.renew(name, node)
         if pool is not None:
-            self.machines.node_came(name)
+            self.machines.homes.renewed(name)
             # Addresses given before go to those who have them, before anybody new may ask.
             for key in self._pods_of_node.get(name, ()):
                 self._claim(pool, self.pods[key])
@@ -369,7 +369,7 @@ class World:
         if policed == self.policed:
             return {}
         self.policed = policed
-        return dict.fromkeys((*map(node_owner, self.nodes), *self.machines.away_on("")))
+        return dict.fromkeys((*map(node_owner, self.nodes), *self.machines.away()))
 
     def snapshot(self) -> Mapping[str, int]:
         """How many objects of each kind are known."""
