@@ -61,7 +61,7 @@ async def publish(host: Host, request: csi_pb2.NodePublishVolumeRequest) -> None
         if target not in record.targets:
             raise AlreadyExists(f"{present.fs_type} of {present.source} is mounted at {target}: it is left as it is")
         # An earlier life of the disk, which cannot come back.
-        await blocking(lambda: mounts.unmount(target, dead=True), seconds=_SECONDS, what=f"unmount {target}")
+        await blocking(lambda: mounts.unmount(target, dead=True), seconds=_SECONDS, what=f"let go of {target}")
     # Noted before it is done: a restart in between must still find every place where the volume may be.
     await host.remember(msgspec.structs.replace(record, targets=(*others, target)))
     await asyncio.to_thread(points.make, target, file=block)
@@ -78,7 +78,8 @@ async def unpublish(host: Host, request: csi_pb2.NodeUnpublishVolumeRequest) -> 
     record = await host.record(request.volume_id)
     if mounts.at(target) is not None:
         dead = host.dead(request.volume_id, record)
-        await blocking(lambda: mounts.unmount(target, dead=dead), seconds=_SECONDS, what=f"unmount {target}")
+        what = f"{'let go of' if dead else 'unmount'} {target}"
+        await blocking(lambda: mounts.unmount(target, dead=dead), seconds=_SECONDS, what=what)
     await blocking(lambda: points.remove(target), seconds=_SECONDS, what=f"remove {target}")
     if record is not None and record.passthrough and set(record.targets) <= {target}:
         await asyncio.to_thread(host.passthrough.hide, record.volume_id)

@@ -243,7 +243,9 @@ async def _take_back(host: Host, record: Staged) -> None:
 
 
 async def _unmount(path: str, *, dead: bool) -> None:
-    await blocking(lambda: mounts.unmount(path, dead=dead), seconds=_UNMOUNT_SECONDS, what=f"unmount {path}")
+    # To let go at once may do what to unmount, which hung, could not.
+    what = f"{'let go of' if dead else 'unmount'} {path}"
+    await blocking(lambda: mounts.unmount(path, dead=dead), seconds=_UNMOUNT_SECONDS, what=what)
 
 
 async def _lift(host: Host, record: Staged) -> None:
