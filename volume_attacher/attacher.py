@@ -114,6 +114,7 @@ class Attacher:
 
     async def _attach_new(self, wanted: Specification, secrets: Secrets, pinned: Pinned | None) -> pb.Attachment:
         avoid: frozenset[tuple[int, int, int]] = frozenset()
+        found = ""
         if secrets:
             self._secrets[wanted.volume_id] = secrets
         for _ in range(_OTHER_PLACES):
@@ -128,6 +129,7 @@ class Attacher:
                 if isinstance(error, Exists):
                     # Somebody else holds the function, unknown to us: look again and take another one.
                     avoid |= {record.place.key}
+                    found = str(error)
                     await self.refresh()
                     continue
                 raise
@@ -136,7 +138,7 @@ class Attacher:
             log.info("attached %s on %s", record.volume_id, record.place)
             self._looks.soon()
             return self._fresh_view(record, attachment)
-        raise NoFunction(f"every function tried for {wanted.volume_id} is taken by others")
+        raise NoFunction(f"something is in the way of {wanted.volume_id} on every function tried: {found}")
 
     async def _reserve(
         self,

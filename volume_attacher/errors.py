@@ -30,6 +30,10 @@ class FunctionTaken(AttacherError):
     """The function that the host was told of is another's."""
 
 
+class RemoteTaken(AttacherError):
+    """The remote subsystem is another volume's."""
+
+
 class BridgeError(AttacherError):
     """The bridge did not do what it was asked."""
 
@@ -61,6 +65,7 @@ CODES: Final[Mapping[type[BaseException], grpc.StatusCode]] = {
     OtherSpecification: grpc.StatusCode.ALREADY_EXISTS,
     NoFunction: grpc.StatusCode.RESOURCE_EXHAUSTED,
     FunctionTaken: grpc.StatusCode.FAILED_PRECONDITION,
+    RemoteTaken: grpc.StatusCode.FAILED_PRECONDITION,
     BridgeAway: grpc.StatusCode.UNAVAILABLE,
     Exists: grpc.StatusCode.FAILED_PRECONDITION,
     Missing: grpc.StatusCode.FAILED_PRECONDITION,

@@ -3,6 +3,7 @@
 from typing import Final
 
 from volume_attacher.actual import Actual
+from volume_attacher.errors import RemoteTaken
 from volume_attacher.functions import Nsids, choose, pin
 from volume_attacher.model import Phase, Pinned, Policy, Record, Specification
 from volume_attacher.records import Records
@@ -24,7 +25,13 @@ class Reservations:
         avoid: frozenset[tuple[int, int, int]],
         pinned: Pinned | None,
     ) -> Record:
-        """The written intent. `avoid` are places found taken. Raises NoFunction, FunctionTaken, InvalidRequest."""
+        """The written intent. `avoid` are places found taken.
+
+        Raises RemoteTaken, NoFunction, FunctionTaken, InvalidRequest.
+        """
+        for other in self._records:
+            if other.specification.remote.nqn == wanted.remote.nqn:
+                raise RemoteTaken(f"{wanted.remote.nqn} is attached as {other.volume_id} already: detach that first")
         if pinned is not None:
             place = pin(pinned, wanted.policy, actual, self._records)
         else:

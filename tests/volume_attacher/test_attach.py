@@ -273,3 +273,27 @@ async def test_a_half_made_leftover_is_removed(rig: DpuRig) -> None:
         return not await rig.leftovers()
 
     await eventually(clean, "nothing is left")
+
+
+async def test_a_remote_subsystem_is_attached_as_one_volume_only(rig: DpuRig) -> None:
+    volume = await rig.volume("a")
+    await rig.stub.Attach(volume.request())
+    other = volume.request()
+    other.volume_id = "main:b"
+    for policy in (pb.FUNCTION_POLICY_STATIC, pb.FUNCTION_POLICY_SHARED_CONTROLLER):
+        other.function_policy = policy
+        with pytest.raises(grpc.aio.AioRpcError, match="main:a") as caught:
+            await rig.stub.Attach(other)
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    listed = (await rig.stub.List(pb.ListRequest())).attachments
+    assert [(one.volume_id, one.state) for one in listed] == [(volume.id, pb.ATTACHMENT_STATE_ATTACHED)]
+
+
+async def test_a_subsystem_of_somebody_else_is_named_as_what_is_in_the_way(rig: DpuRig) -> None:
+    volume = await rig.volume("a")
+    await rig.at_dpu.call("nvmf_create_subsystem", {"nqn": volume.nqn, "serial_number": "1"})
+    with pytest.raises(grpc.aio.AioRpcError, match=volume.nqn):
+        await rig.stub.Attach(volume.request())
+    assert (await rig.stub.List(pb.ListRequest())).attachments == []
+    await rig.at_dpu.call("nvmf_delete_subsystem", {"nqn": volume.nqn})
+    assert await rig.leftovers() == {}
