@@ -58,7 +58,10 @@ async def publish(
     capability = capabilities.check_one(request)
     backend, volume_id = parts.volume(request.volume_id)
     context = volume_context.parse(request.volume_context)
-    if reason := volume_context.refusal(capability, context):
+    reason = volume_context.refusal(capability, context)
+    if request.readonly and context.passthrough:
+        reason = "a machine that has the PCI function itself cannot be kept from writing: publish it for writing"
+    if reason:
         raise InvalidArgument(f"volume {volume_id}: {reason}")
     keys = secrets.host_keys(
         request.secrets,

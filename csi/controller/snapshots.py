@@ -145,11 +145,14 @@ async def _members(backend: Backend[Any], group: str) -> list[Snapshot]:
 
 
 def _check_members(backend: Backend[Any], members: Sequence[Snapshot], given: Sequence[str], *, group: str) -> None:
-    """The caller's list must not name a stranger: the specification's way to notice that both sides drifted apart."""
+    """A list that the caller gives must be ours: the specification's way to notice that both sides drifted apart."""
     known = {str(identity.VolumeId(backend.name, snapshot.key)) for snapshot in members}
-    strangers = sorted(set(given) - known)
-    if members and strangers:
+    if not members or not given:
+        return
+    if strangers := sorted(set(given) - known):
         raise FailedPrecondition(f"snapshot {strangers[0]} is not in group snapshot {group}")
+    if unnamed := sorted(known - set(given)):
+        raise FailedPrecondition(f"group snapshot {group} has {unnamed[0]} as well, which snapshot_ids does not name")
 
 
 def _group(backend: Backend[Any], key: str, snapshots: Sequence[Snapshot]) -> csi_pb2.VolumeGroupSnapshot:

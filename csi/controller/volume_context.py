@@ -77,6 +77,8 @@ def refusal(capability: csi_pb2.VolumeCapability, context: VolumeContext | Class
             f"{name} excludes live migration: a PCI function cannot be on two nodes at once; use ReadWriteOnce, or "
             "leave passthrough away"
         )
+    if capabilities.read_only(capability):
+        return f"{name} cannot be read-only: nobody would keep a machine that has the PCI function from writing"
     if context.transport == "kernel":
         return f"{name} needs a DPU: with transport=kernel there is no PCI function to pass through"
     if context.function_policy == "shared":

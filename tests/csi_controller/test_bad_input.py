@@ -189,6 +189,31 @@ async def test_all_others(one: Plant) -> None:
     assert await unchanged(one)
 
 
+async def test_a_group_is_named_in_whole_or_not_at_all(one: Plant) -> None:
+    """The specification's way for both sides to notice that they drifted apart."""
+    volumes = [(await one.create(name)).volume_id for name in ("a", "b")]
+    request = csi_pb2.CreateVolumeGroupSnapshotRequest(name="g", source_volume_ids=volumes)
+    group = (await one.groups.CreateVolumeGroupSnapshot(request)).group_snapshot
+    members, key = [each.snapshot_id for each in group.snapshots], group.group_snapshot_id
+    get, delete = csi_pb2.GetVolumeGroupSnapshotRequest, csi_pb2.DeleteVolumeGroupSnapshotRequest
+    for wrong in (members[:1], [*members, SNAPSHOT], [SNAPSHOT]):
+        call = one.groups.GetVolumeGroupSnapshot(get(group_snapshot_id=key, snapshot_ids=wrong))
+        await refused(call, grpc.StatusCode.FAILED_PRECONDITION)
+        call = one.groups.DeleteVolumeGroupSnapshot(delete(group_snapshot_id=key, snapshot_ids=wrong))
+        await refused(call, grpc.StatusCode.FAILED_PRECONDITION)
+    for right in ([], members):
+        answer = await one.groups.GetVolumeGroupSnapshot(get(group_snapshot_id=key, snapshot_ids=right))
+        assert answer.group_snapshot == group
+    for _ in range(2):
+        await one.groups.DeleteVolumeGroupSnapshot(delete(group_snapshot_id=key, snapshot_ids=members))
+
+
+async def test_a_machines_function_is_not_published_to_read(one: Plant) -> None:
+    volume = await one.create(capability=block_capability(), parameters={"dpu-offload.io/passthrough": "true"})
+    words = await refused(one.publish(volume, "host1", block_capability(), readonly=True), INVALID)
+    assert "kept from writing" in words
+
+
 async def test_names_of_any_kind(one: Plant) -> None:
     for name in ("n" * 128, "n" * 129, "том-1", "a/b c\n", "卷" * 60, "."):
         volume = await one.create(name)

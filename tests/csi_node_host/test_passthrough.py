@@ -149,6 +149,7 @@ async def test_what_cannot_be_passed_through_is_refused_at_creation(one: Plant) 
     for capability, more, words in (
         (block_capability(Mode.MULTI_NODE_MULTI_WRITER), {}, "excludes live migration"),
         (block_capability(Mode.MULTI_NODE_READER_ONLY), {}, "live migration"),
+        (block_capability(Mode.SINGLE_NODE_READER_ONLY), {}, "read-only"),
         (block_capability(), {"transport": "kernel"}, "needs a DPU"),
         (block_capability(), {"functionPolicy": "shared"}, "static or hotplug"),
         (block_capability(), {"dpu-offload.io/passthrough": "maybe"}, "passthrough"),
