@@ -39,4 +39,4 @@ addresses of its gateway router; without it the node's pods do not get out."""
 
 VM_NETWORKS = f"{GROUP}/vm-networks"
 """On a VirtualMachine (or an instance without one), written here: {network: {ips, mac}}, which it keeps while it
-exists, whether it runs or not."""
+exists, whether it runs or not; without what an IPAMClaim keeps."""
