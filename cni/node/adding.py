@@ -12,7 +12,14 @@ from cni.node.attachments import Attachment, AttachmentStore
 from cni.node.container import ContainerSide, veth_name
 from cni.node.device_info import write_device_info
 from cni.node.devices import Device, resolve
-from cni.node.errors import BadConfiguration, BadEnvironment, DeviceInUse, InterfaceTaken, UnknownContainer
+from cni.node.errors import (
+    BadConfiguration,
+    BadEnvironment,
+    DeviceInUse,
+    InterfaceTaken,
+    TryLater,
+    UnknownContainer,
+)
 from cni.node.finishing import to_the_end, together
 from cni.node.held_devices import HeldDevices
 from cni.node.netns import NetworkNamespace, opened
@@ -247,7 +254,7 @@ class Adding:
         return msgspec.structs.replace(draft, original=original)
 
     async def _reserve(self, call: Call, identity: str, device: Device | None) -> None:
-        """Makes the function this sandbox's alone. Raises DeviceInUse."""
+        """Makes the function this sandbox's alone. Raises DeviceInUse; TryLater while an ended pod's port is on it."""
         if device is None:
             return
         address = device.function.address
@@ -261,6 +268,11 @@ class Adding:
                 break
             # An older sandbox of the same pod, or one on its way out: first it has to be gone.
             await self._removing.collect(other.id)
+        if other is not None and other.phase == "deleting":
+            raise TryLater(
+                f"function {address} still has the port of {other.describe()}, which has ended: "
+                f"{self._ovs.problem() or 'it is being removed'}; try again"
+            )
         raise DeviceInUse(
             f"function {address} is in use by {other.describe() if other else 'a pod that is just being attached'}; "
             "the device plugin must not hand it out twice"

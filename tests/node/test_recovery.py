@@ -141,17 +141,22 @@ async def test_a_pod_that_died_while_its_agent_was_away_is_cleared(stage: Stage)
 
 
 async def test_a_removal_that_the_dpu_missed_is_made_good(stage: Stage) -> None:
-    pod = await stage.pod(HOST, device=vf_address(0))
+    pod, later = [await stage.pod(HOST, device=vf_address(0)) for _ in range(2)]
     try:
         await stage.add(pod)
         stage.kill(DPU)
         await stage.delete(pod)
         assert vf_netdev(0) in {link["ifname"] for link in await stage.links(stage.network.namespace(HOST))}
         assert await stage.ports(DPU) == ["pf0vf0"]
+        early = await stage.call("ADD", later)
+        assert (
+            early.code,
+            f"still has the port of interface eth0 of pod {pod.namespace}/{pod.name}" in early.message,
+        ) == (11, True), early
         await stage.start(DPU)
         await stage.clean(pod)
     finally:
-        await stage.forget(pod)
+        await stage.forget(pod, later)
 
 
 async def test_orphans_go_and_foreign_things_stay(stage: Stage) -> None:
