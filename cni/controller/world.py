@@ -221,7 +221,7 @@ class World:
         wired = pod if pod is not None and pod.wired else None
         self.networks.put_pod(key, wired)
         owners = (pod_owner(key), *self.machines.put_pod(key, old, pod))
-        return {**self.selections.put_pod(key, wired), **dict.fromkeys(owners)}
+        return {**self._with_later(self.selections.put_pod(key, wired)), **dict.fromkeys(owners)}
 
     def _forget(self, pod: Pod) -> None:
         del self.pods[pod.key]
@@ -257,13 +257,16 @@ class World:
         if namespace is not None:
             self.namespaces[name] = namespace
         owner = namespace_owner(name)
-        touched = self.selections.put_namespace(name, None if namespace is None else namespace.labels)
+        labels = None if namespace is None else namespace.labels
+        touched = self._with_later(self.selections.put_namespace(name, labels))
         touched |= self.selections.use(owner, namespace_rows.uses(namespace) if namespace is not None else {})
         touched[owner] = None
         if (old.egress if old else ()) != (namespace.egress if namespace else ()):
             touched |= dict.fromkeys(map(pod_owner, self.selections.pods_of(name)))
         if self._logging(old) != self._logging(namespace):
             touched |= dict.fromkeys(map(policy_owner, self._policies_of.get(name, ())))
+            multi = (key for key in self.multi_policies if key.startswith(f"{name}/"))
+            touched |= dict.fromkeys(map(multi_policy_owner, multi))
         return touched | self._policing()
 
     @staticmethod
@@ -355,6 +358,13 @@ class World:
         if isinstance(policy, AdminPolicy):
             uses = match.uses(policy.rules(), policy.subject, negated=policy.passes)
         return {**self.selections.use(owner, uses), owner: None, **self._policing()}
+
+    def _with_later(self, touched: dict[Owner, None]) -> dict[Owner, None]:
+        """What an admin policy's Pass rules take out stands in the rows of all that are behind it."""
+        passing = (self.admin_policies.get(each.key) for each in touched if each.kind == "adminnetworkpolicy")
+        if any(each is not None and each.passes for each in passing):
+            touched |= dict.fromkeys(map(admin_policy_owner, self.admin_policies))
+        return touched
 
     def node_addresses(self, peer: NodePeer) -> tuple[str, ...]:
         """All addresses of the nodes that a policy's peer chooses, sorted."""

@@ -8,12 +8,14 @@ policyTypes left out, pods on the host's network, namespaces that come after the
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from cni.controller.model.annotations import ACL_LOGGING
+from cni.controller.model.policy import POLICY_FOR
 from foundation.ovsdb import Row
 from tests.controller.stage import Northbound, Stage, node, pod
 
@@ -201,6 +203,47 @@ async def test_logging_follows_the_namespace(
         )
         assert row["name"] == f"ns/p ingress {'deny' if part.endswith('deny') else '0'}"
     assert {part: row.uuid for part, row in found.items()} == before, "connections keep their ACL"
+
+
+async def test_logging_of_policies_for_other_networks_follows_too(stage: Stage) -> None:
+    config = '{"type": "dpu-offload", "topology": "layer2"}'
+    stage.put("network", {"metadata": {"name": "blue", "namespace": "ns"}, "spec": {"config": config}})
+    metadata = {"name": "m", "namespace": "ns", "annotations": {POLICY_FOR: "blue"}}
+    stage.put("multinetworkpolicy", {"metadata": metadata, "spec": {"podSelector": {}, "ingress": []}})
+    await stage.settle()
+    for text, severity in (('{"deny": "alert"}', "alert"), ("{}", None)):
+        namespace = {"name": "ns", "labels": {"name": "ns"}, "annotations": {ACL_LOGGING: text}}
+        stage.put("namespace", {"metadata": namespace})
+        await stage.settle()
+        assert [row["severity"] for row in stage.rows("ACL")] == [severity]
+
+
+@pytest.mark.parametrize("change", ["number", "namespace"])
+async def test_what_is_passed_on_by_a_ports_name_follows_the_name(stage: Stage, change: str) -> None:
+    """It is taken out of all admin rules behind, also of other policies: a set that is gone would void their rules."""
+    stage.put("namespace", {"metadata": {"name": "ns", "labels": {"in": "yes"}}})
+    passing = {"action": "Pass", "from": [{"namespaces": {}}], "ports": [{"namedPort": "web"}]}
+    subject = {"namespaces": {"matchLabels": {"in": "yes"}}}
+    for name, rule in (("first", passing), ("second", {"action": "Deny", "from": [{"namespaces": {}}]})):
+        spec = {"priority": 5, "subject": subject, "ingress": [rule]}
+        stage.put("adminnetworkpolicy", {"metadata": {"name": name}, "spec": spec})
+    stage.put("pod", pod("a", uid="a", ports={"web": ("TCP", 80)}))
+    await stage.settle()
+
+    def match() -> str:
+        (row,) = (each for each in stage.rows("ACL") if str(each["name"]).startswith("second"))
+        return str(row["match"])
+
+    assert "tcp.dst != 80" in match()
+    if change == "number":
+        stage.put("pod", pod("a", uid="a", ports={"web": ("TCP", 81)}))
+    else:
+        stage.put("namespace", {"metadata": {"name": "ns"}})
+    await stage.settle()
+    assert "tcp.dst != 80" not in match()
+    assert ("tcp.dst != 81" in match()) == (change == "number")
+    sets = {each["name"] for each in stage.rows("Address_Set")}
+    assert set(re.findall(r"\$([\w.]+)", match())) <= sets
 
 
 async def test_a_namespace_and_its_pods_that_come_later_count(stage: Stage) -> None:
