@@ -87,7 +87,8 @@ async def test_the_pair_of_each_direction(stage: Stage) -> None:
         ({"policyTypes": ["Egress"]}, {"egress"}),
         ({"policyTypes": ["Egress"], "ingress": [{}]}, {"egress"}),
         ({"policyTypes": ["Ingress", "Egress"]}, {"ingress", "egress"}),
-        ({"policyTypes": []}, set()),
+        ({"policyTypes": []}, {"ingress"}),
+        ({"policyTypes": [], "egress": [{}]}, {"ingress", "egress"}),
     ],
 )
 async def test_directions_in_which_a_policy_isolates(stage: Stage, spec: Json, directions: set[str]) -> None:

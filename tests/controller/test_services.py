@@ -73,10 +73,10 @@ def test_choice_of_endpoints(slices: list[Slice], options: dict[str, Any], addre
 
 
 def service(**spec: Any) -> dict[str, Any]:
-    ingress = spec.pop("ingress", [])
+    ingress, labels = spec.pop("ingress", []), spec.pop("labels", {})
     ports = spec.pop("ports", [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": 8080}])
     return {
-        "metadata": {"name": "svc", "namespace": "ns"},
+        "metadata": {"name": "svc", "namespace": "ns", "labels": labels},
         "spec": {"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"], "ports": ports, **spec},
         "status": {"loadBalancer": {"ingress": [{"ip": ip} for ip in ingress]}},
     }
@@ -290,6 +290,7 @@ async def test_session_affinity(stage: Stage, spec: dict[str, Any], seconds: str
         {"type": "ExternalName", "clusterIP": "", "clusterIPs": [], "externalName": "x.example"},
         {"clusterIP": "", "clusterIPs": []},
         {"ports": []},
+        {"labels": {"service.kubernetes.io/service-proxy-name": "mesh"}},
     ],
 )
 async def test_services_without_a_load_balancer(stage: Stage, spec: dict[str, Any]) -> None:

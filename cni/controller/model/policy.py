@@ -150,7 +150,7 @@ def parse_multi(policy: cncf.MultiNetworkPolicy) -> tuple[Policy, ...]:
 def _policy(metadata: ObjectMeta, spec: networking.NetworkPolicySpec, *, network: str) -> Policy:
     namespace = metadata.namespace
     types = spec.policy_types
-    if types is None:
+    if not types:  # the API server fills them in for NetworkPolicy, nobody does for MultiNetworkPolicy
         types = ("Ingress", "Egress") if spec.egress else ("Ingress",)
     for each in types:
         if each not in ("Ingress", "Egress"):

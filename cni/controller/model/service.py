@@ -10,6 +10,8 @@ from foundation.kube.models import core
 
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 DEFAULT_AFFINITY_SECONDS = 10800
+PROXY_NAME = "service.kubernetes.io/service-proxy-name"
+"""Label (well-known): somebody else than the cluster's own proxy serves this service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +75,15 @@ def _port(port: core.ServicePort, *, outside: bool) -> Port:
 
 
 def parse(service: core.Service) -> Service:
-    """From the API's object; one without cluster addresses (headless, external name) has no ports left.
+    """From the API's object; one without cluster addresses (headless, external name), or of another proxy, has no ports
+    left.
 
     Raises InvalidService.
     """
     spec, metadata = service.spec, service.metadata
     cluster_ips = spec.cluster_ips or ((spec.cluster_ip,) if spec.cluster_ip else ())
     cluster_ips = tuple(_address(ip) for ip in cluster_ips if ip != "None")
-    served = bool(cluster_ips) and spec.type != "ExternalName"
+    served = bool(cluster_ips) and spec.type != "ExternalName" and PROXY_NAME not in metadata.labels
     balanced = spec.type == "LoadBalancer"
     ports = tuple(_port(each, outside=balanced or spec.type == "NodePort") for each in spec.ports or ())
     ingress = service.status.load_balancer.ingress or () if balanced else ()
