@@ -178,7 +178,8 @@ async def _prepare(host: Host, disk: Disk, record: Staged, *, read_only: bool) -
     with metrics.step_timer(_STEPS, step="look"):
         found = await host.file_systems.signature(disk)
     life = host.life_of(disk.name)
-    broken_off = bool(life) and record.formatting == life
+    # Without any signature nobody has finished it elsewhere: it is what a mkfs of ours left when the node went down.
+    broken_off = bool(record.formatting) and (record.formatting == life or found == filesystems.UNKNOWN)
     if found and not broken_off:
         filesystems.refuse_other(disk, found, record.fs_type)
         if not read_only:

@@ -231,6 +231,33 @@ async def test_half_a_file_system_is_made_anew_only_in_the_same_life_of_the_disk
     await walk.unstage(host)
 
 
+async def test_a_mkfs_that_went_down_with_the_node_is_begun_again(
+    one: Plant, uevents: Uevents, executioner: Executioner
+) -> None:
+    """mkfs.ext4 writes its superblock late; until then nothing tells its work from somebody's data but our note."""
+    volume = await one.create(size=8 << 20)
+    context = await one.publish(volume, "host1")
+    walk = Walk(volume.volume_id, context, one.staging("host1", volume), one.pod("host1", volume))
+    (one.dpus["host1"].sysfs / "block/nvme1n1/diskseq").write_text("7\n")
+    executioner.left = 2
+    with pytest.raises(Killed):
+        await walk.stage(host_of(one, uevents))
+    executioner.left = -1
+    with (one.dpus["host1"].devices / "nvme1n1").open("r+b") as device:
+        device.seek(8192)
+        device.write(b"\2\200\0\0" * 1024)
+    host = host_of(one, uevents)
+    record = host.records.get(volume.volume_id)
+    assert record is not None
+    assert record.formatting
+    host.records.put(_with(record, formatting=""))
+    with pytest.raises(Exception, match="unknown kind"):
+        await walk.stage(host)
+    host.records.put(_with(record, formatting="of an earlier boot"))
+    await walk.stage(host)
+    await walk.unstage(host)
+
+
 def _with(record: Any, **changed: Any) -> Any:
     import msgspec
 
