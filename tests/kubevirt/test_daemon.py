@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 from cni.controller import app
-from cni.controller.config import ControllerConfig, LeaderElectionConfig, OvsdbConfig
+from cni.controller.addresses import plan as addresses
+from cni.controller.config import ClusterConfig, ControllerConfig, LeaderElectionConfig, OvsdbConfig
+from cni.controller.model.vm import parse_machine
+from cni.controller.watch.vm_annotator import VmAnnotator
+from cni.controller.world import World
 from foundation.daemon.running import Daemon
 from foundation.kube.client import KubeClient
 from foundation.kube.models.meta import KubernetesObject
@@ -102,3 +106,55 @@ async def test_a_cluster_without_kubevirt_is_served(api: ApiServer, northbound: 
         pod = {"metadata": {"name": "web", "namespace": "default"}, "spec": {"nodeName": "n1"}}
         await client.create(PODS, {**pod, "spec": {**pod["spec"], "containers": [{"name": "c", "image": "i"}]}})
         await seen(client, PODS, lambda pod: "dpu-offload.io/pod-networks" in pod.metadata.annotations)
+
+
+async def test_kubevirt_may_be_installed_later(api: ApiServer, northbound: Northbound, tmp_path: Path) -> None:
+    absent = api.faults.add(Rule(path="/apis/kubevirt.io/.*", code=404, reason="NotFound"))
+    async with controller(api, northbound, tmp_path) as client:
+        pod = {"metadata": {"name": "web", "namespace": "default"}, "spec": {"nodeName": "n1"}}
+        await client.create(PODS, {**pod, "spec": {**pod["spec"], "containers": [{"name": "c", "image": "i"}]}})
+        await seen(client, PODS, lambda pod: "dpu-offload.io/pod-networks" in pod.metadata.annotations)
+        api.faults.remove(absent)
+        machine = Machine(client, body("late", bridge={}, macAddress=MAC))
+        await machine.create()
+        await machine.start("n1")
+        await seen(client, PODS, lambda pod: MAC in pod.metadata.annotations.get("dpu-offload.io/pod-networks", ""))
+        await seen(client, VIRTUAL_MACHINES, lambda vm: MAC in str(vm.metadata.annotations))
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["the new one was seen", "the new one was not seen yet"])
+async def test_what_one_machine_keeps_is_not_written_on_the_next_of_its_name(
+    api: ApiServer, tmp_path: Path, known: bool
+) -> None:
+    api.kubeconfig(tmp_path / "kubeconfig")
+    world = World(addresses.make(ClusterConfig()), on_change=lambda token: None)
+    async with await KubeClient.connect(str(tmp_path / "kubeconfig")) as client:
+        machine = Machine(client, body("m"))
+        await machine.create()
+        annotator = VmAnnotator(client, world.machines)
+        old = await client.get(VIRTUAL_MACHINES, "m", "default")
+        world.machines.put_vm("default/m", parse_machine(old))
+        annotator.want("default/m", "of the first one")
+        await machine.delete()
+        await machine.create()
+        new = await client.get(VIRTUAL_MACHINES, "m", "default")
+        assert new.metadata.uid != old.metadata.uid
+        if known:
+            world.machines.put_vm("default/m", parse_machine(new))
+        task = asyncio.create_task(annotator.queue.run())
+        try:
+            await client.create(VIRTUAL_MACHINES, body("other"), "default")
+            other = await client.get(VIRTUAL_MACHINES, "other", "default")
+            world.machines.put_vm("default/other", parse_machine(other))
+            annotator.want("default/other", "of the other one")
+            await seen(client, VIRTUAL_MACHINES, lambda vm: "of the other one" in str(vm.metadata.annotations))
+            # If it has not been seen by now, it is by and by: until then the first one's is tried in vain.
+            world.machines.put_vm("default/m", parse_machine(new))
+            async with asyncio.timeout(30):
+                while annotator.waiting:
+                    await asyncio.sleep(0.01)
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+        found = await client.get(VIRTUAL_MACHINES, "m", "default")
+        assert "of the first one" not in str(found.metadata.annotations)

@@ -64,6 +64,7 @@ class Machine:
     written: Mapping[str, Attachment]
     complete: bool
     created: str = ""
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ def _machine(
         written=_written(metadata.annotations.get(VM_NETWORKS)),
         complete=complete,
         created=metadata.creation_timestamp or "",
+        uid=metadata.uid,
     )
 
 
