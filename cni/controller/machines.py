@@ -213,7 +213,7 @@ class Machines:
                 self._claim(key, durable.written)
 
     def kept(self, key: str) -> Mapping[str, Attachment] | None:
-        """What the annotation of a machine that does not run shall say; None if nothing need be said.
+        """What a machine's annotation shall say of what it does not use at present; None if nothing need be said.
 
         What somebody else has is no longer the machine's. What cannot be had now (no such node, no such network) may be
         later.

@@ -139,8 +139,7 @@ class _Work:
     def kept(self) -> dict[str, Attachment]:
         """What the machine keeps: what it has now, and what it had where it cannot be served at present; but what an
         IPAMClaim keeps for it is the claim's."""
-        durable = self._world.machines.durable(self._machine.key)
-        had = durable.written if durable is not None else {}
+        had = self._world.machines.kept(self._machine.key) or {}
         refused = had.keys() if self._unreadable else self._refused
         has = {part: each for part, each in self.attachments.items() if part not in self._claimed}
         return {**{part: had[part] for part in had if part in refused}, **has}

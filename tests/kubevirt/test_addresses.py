@@ -438,3 +438,65 @@ async def test_an_instance_made_anew_under_its_name_is_another_one(stage: Stage)
     stage.remove("pod", "ns/a")
     await stage.settle()
     assert port(stage)["options"] == {"requested-chassis": "n2"}
+
+
+async def test_an_interface_that_is_unplugged_while_the_machine_moves_goes_with_its_source(stage: Stage) -> None:
+    """KubeVirt leaves it away in the target's pod; the guest has it until it has moved."""
+    stage.put("network", LAN)
+    stage.put("vm", vm("m", TWO))
+    run(stage, "a", on="n1", template=TWO, networks="lan", created=1)
+    await stage.settle()
+    had = addresses(stage, "ns.lan_ns_vm_m")
+    without = spec(interface("default"), interface("blue", "sriov", state="absent"), networks={"blue": "lan"})
+    stage.put("vm", vm("m", without))
+    stage.put("vmi", vmi("m", without, on="n1"))
+    stage.put("vmmigration", migration("j1", "m"))
+    stage.put("pod", launcher("m", "b", on="n2", job="j1", created=2))
+    await stage.settle()
+    assert addresses(stage, "ns.lan_ns_vm_m") == had
+    assert set(stage.annotations["ns/b"]) == {"default"}
+    stage.put("vmmigration", migration("j1", "m", "Succeeded"))
+    await stage.settle()
+    assert "ns.lan_ns_vm_m" not in stage.named("Logical_Switch_Port")
+    assert set(stage.machines["ns/m"]) == {"default"}
+    stage.remove("pod", "ns/a")
+    await stage.settle()
+    wanted = json.dumps([{"name": "lan", "ips": [had.split()[1]]}])
+    stage.put("pod", pod("next", annotations={"k8s.v1.cni.cncf.io/networks": wanted}))
+    await stage.settle()
+    assert not stage.problems
+
+
+async def test_an_address_by_wish_is_the_machines_and_a_new_wish_moves_it(stage: Stage) -> None:
+    def wish(*ips: str) -> dict[str, str]:
+        return {"dpu-offload.io/addresses": json.dumps({"ips": list(ips)})}
+
+    stage.put("vm", vm("m"))
+    run(stage, "a", on="n1", annotations=wish("10.1.2.50", "fd01:2::50"))
+    await stage.settle()
+    assert addresses(stage).split()[1:] == ["10.1.2.50", "fd01:2::50"]
+    assert port(stage).uuid in stage.named("Logical_Switch")["n2"]["ports"]
+    stop(stage, "a")
+    # Without a wish it keeps what it has; with one that cannot be it does too.
+    run(stage, "b", on="n3", created=10)
+    await stage.settle()
+    assert addresses(stage).split()[1:] == ["10.1.2.50", "fd01:2::50"]
+    for wrong, reason in (
+        (wish("10.1.2.51", "10.1.2.52"), "InvalidAddressRequest"),
+        (wish("192.0.2.1"), "InvalidAddressRequest"),
+        (wish("10.1.1.1"), "InvalidAddressRequest"),
+        ({"dpu-offload.io/addresses": "nonsense"}, "InvalidNetworkAnnotation"),
+    ):
+        stop(stage, "b")
+        run(stage, "b", on="n3", created=10, annotations=wrong)
+        await stage.settle()
+        assert stage.problems[vm_owner("ns/m")].reason == reason
+        assert stage.machines["ns/m"]["default"]["ips"] == ["10.1.2.50/24", "fd01:2::50/64"]
+    stop(stage, "b")
+    run(stage, "c", on="n3", annotations=wish("10.1.1.60"))
+    await stage.settle()
+    assert not stage.problems
+    assert addresses(stage).split()[1] == "10.1.1.60"
+    stage.put("pod", pod("heir", on="n2", annotations=wish("10.1.2.50", "fd01:2::50")))
+    await stage.settle()
+    assert not stage.problems
