@@ -49,7 +49,7 @@ class _OnDemand(click.Group):
 
 
 @click.command(cls=_OnDemand, help=__doc__)
-@click.option("--kubeconfig", default="", help="Kubeconfig file; default: $KUBECONFIG, or in-cluster.")
+@click.option("--kubeconfig", default="", help="Kubeconfig file; default: in-cluster, $KUBECONFIG, ~/.kube/config.")
 @click.option("--context", "kube_context", default="", help="Context of the kubeconfig.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="Output format.")
 @click.version_option(package_name="dpu-offload")

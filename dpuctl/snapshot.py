@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -120,6 +122,9 @@ def _annotation(node: Node, name: str, kind: type[S]) -> S | None:
 @contextlib.asynccontextmanager
 async def connected(kubeconfig: str, context: str) -> AsyncIterator[KubeClient]:
     """A client with short deadlines. Raises Unreadable, also for what goes wrong while it is open."""
+    usual = Path("~/.kube/config").expanduser()
+    if not (kubeconfig or os.environ.get("KUBECONFIG") or os.environ.get("KUBERNETES_SERVICE_HOST")) and usual.exists():
+        kubeconfig = str(usual)
     try:
         async with await KubeClient.connect(kubeconfig=kubeconfig, context=context, deadline=ANSWER_SECONDS) as client:
             yield client

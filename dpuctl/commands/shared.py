@@ -41,7 +41,7 @@ class Options:
 def common(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the options to a command and hands it one `options`."""
 
-    @click.option("--kubeconfig", default="", help="Kubeconfig file; default: $KUBECONFIG, or in-cluster.")
+    @click.option("--kubeconfig", default="", help="Kubeconfig file; default: in-cluster, $KUBECONFIG, ~/.kube/config.")
     @click.option("--context", "kube_context", default="", help="Context of the kubeconfig.")
     @click.option("-o", "--output", type=click.Choice(["table", "json"]), default=None, help="Output format.")
     @click.pass_context

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -75,7 +75,7 @@ async def from_kubeconfig(paths: str, context: str = "") -> Connection:
     Tokens, token files, client certificates and passwords are read here; exec plugins and auth providers are left to
     the `kubernetes` package, which is imported only then (20 MiB).
     """
-    document, base = await asyncio.to_thread(_merged, paths)
+    document = await asyncio.to_thread(_merged, paths)
     context = context or document.get("current-context") or ""
     if not context:
         raise ConfigurationInvalid(f"kubeconfig {paths} has no current-context: name one")
@@ -85,7 +85,7 @@ async def from_kubeconfig(paths: str, context: str = "") -> Connection:
     server = str(cluster.get("server", "")).rstrip("/")
     if not server.startswith(("http://", "https://")):
         raise ConfigurationInvalid(f"kubeconfig {paths}: the cluster of context {context!r} has no http(s) server")
-    certificate = (_pem(user, "client-certificate", base), _pem(user, "client-key", base))
+    certificate = (_pem(user, "client-certificate"), _pem(user, "client-key"))
     credentials: Credentials = FixedCredentials()
     if "exec" in user or "auth-provider" in user:
         credentials, issued = await _from_plugin(paths, context)
@@ -93,12 +93,12 @@ async def from_kubeconfig(paths: str, context: str = "") -> Connection:
     elif user.get("token"):
         credentials = FixedCredentials.token(str(user["token"]))
     elif user.get("tokenFile"):
-        credentials = TokenFile(base / str(user["tokenFile"]))
+        credentials = TokenFile(Path(user["tokenFile"]))
     elif user.get("username"):
         credentials = FixedCredentials.basic(str(user["username"]), str(user.get("password", "")))
     tls = None
     if server.startswith("https://"):
-        authority = _pem(cluster, "certificate-authority", base)
+        authority = _pem(cluster, "certificate-authority")
         verify = not cluster.get("insecure-skip-tls-verify", False)
         tls = await asyncio.to_thread(_tls, authority, certificate, verify, paths)
     return Connection(
@@ -111,27 +111,40 @@ async def from_kubeconfig(paths: str, context: str = "") -> Connection:
     )
 
 
-def _merged(paths: str) -> tuple[dict[str, Any], Path]:
+# Entries that name files, relative to the kubeconfig that has them.
+_FILES: Final = {"cluster": ("certificate-authority",), "user": ("client-certificate", "client-key", "tokenFile")}
+
+
+def _merged(paths: str) -> dict[str, Any]:
+    """As kubectl does it: of several files those that are missing are left out."""
     merged: dict[str, Any] = {"contexts": [], "clusters": [], "users": []}
-    base: Path | None = None
-    for text in filter(None, paths.split(os.pathsep)):
-        path = Path(text).expanduser()
+    if not paths.strip(os.pathsep):
+        raise ConfigurationInvalid("the path of the kubeconfig is empty")
+    named = [Path(text).expanduser() for text in filter(None, paths.split(os.pathsep))]
+    for path in [path for path in named if path.exists()] or named[:1]:
         try:
             document = yaml.safe_load(path.read_text())
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigurationInvalid(f"kubeconfig {path} can't be read: {error}") from error
         if not isinstance(document, dict):
             raise ConfigurationInvalid(f"kubeconfig {path} is not a mapping")
-        base = base or path.absolute().parent
         for kind in ("contexts", "clusters", "users"):
             known = {entry.get("name") for entry in merged[kind]}
             entries = document.get(kind) or []
+            _anchor(entries, path.absolute().parent)
             merged[kind] += [entry for entry in entries if isinstance(entry, dict) and entry.get("name") not in known]
         if "current-context" not in merged and document.get("current-context"):
             merged["current-context"] = document["current-context"]
-    if base is None:
-        raise ConfigurationInvalid("the path of the kubeconfig is empty")
-    return merged, base
+    return merged
+
+
+def _anchor(entries: Any, directory: Path) -> None:
+    """Makes the files that entries name absolute."""
+    for entry in entries if isinstance(entries, list) else ():
+        for kind, keys in _FILES.items():
+            inner = entry.get(kind) if isinstance(entry, dict) else None
+            if isinstance(inner, dict):
+                inner.update({key: str(directory / str(inner[key])) for key in keys if inner.get(key)})
 
 
 def _named(document: Mapping[str, Any], plural: str, kind: str, name: str, paths: str) -> Mapping[str, Any]:
@@ -143,11 +156,11 @@ def _named(document: Mapping[str, Any], plural: str, kind: str, name: str, paths
     raise ConfigurationInvalid(f"kubeconfig {paths} has no {kind} named {name!r} (it has: {known})")
 
 
-def _pem(entry: Mapping[str, Any], key: str, base: Path) -> bytes:
+def _pem(entry: Mapping[str, Any], key: str) -> bytes:
     try:
         if entry.get(f"{key}-data"):
             return base64.b64decode(str(entry[f"{key}-data"]), validate=True)
-        return (base / str(entry[key])).read_bytes() if entry.get(key) else b""
+        return Path(entry[key]).read_bytes() if entry.get(key) else b""
     except (OSError, binascii.Error) as error:
         raise ConfigurationInvalid(f"{key} of the kubeconfig can't be read: {error}") from error
 

@@ -170,6 +170,19 @@ async def test_a_bundle_that_cannot_be_written(cluster: tuple[KubeClient, Path],
     assert (ended.exit_code, "cannot be written" in ended.stderr) == (1, True)
 
 
+async def test_the_usual_place_of_a_kubeconfig(
+    cluster: tuple[KubeClient, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kubectl looks there too, and `kubectl dpu` is one of its commands."""
+    (tmp_path / ".kube").mkdir()
+    cluster[1].rename(tmp_path / ".kube/config")
+    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ended = await asyncio.to_thread(CliRunner().invoke, main, ["status"])
+    assert (ended.exit_code, ended.stdout) == (0, "nothing found\n")
+
+
 async def test_words_of_others_stay_in_their_cell() -> None:
     heading, line = table([{"why": "two\nlines\x1b[31m\tred", "list": ["a\rb"]}])
     assert (heading.split(), line) == (["WHY", "LIST"], "two lines [31m red  a b")

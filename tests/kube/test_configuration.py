@@ -147,6 +147,23 @@ async def test_several_files_are_merged_and_the_first_wins(tmp_path: Path) -> No
         assert (await connection(paths)).server == "http://127.0.0.1:1"
 
 
+async def test_of_several_files_those_that_are_missing_are_left_out(tmp_path: Path) -> None:
+    """As kubectl does it; and each file's own files are beside it."""
+    async with ApiServer() as server:
+        (tmp_path / "far").mkdir()
+        two = config(server.url)
+        two["users"][0]["user"] = {"tokenFile": "token"}
+        (tmp_path / "far/token").write_text("beside")
+        written = write(tmp_path / "far/two", two)
+        one = write(tmp_path / "one", {"contexts": [], "clusters": [], "users": []})
+        found = await connection(f"{tmp_path}/none:{one}:{written}:")
+        assert await found.credentials.header() == "Bearer beside"
+    with pytest.raises(ConfigurationInvalid, match="none can't be read"):
+        await connection(f"{tmp_path}/none:{tmp_path}/neither")
+    with pytest.raises(ConfigurationInvalid, match="is empty"):
+        await connection(":")
+
+
 async def test_the_environment_names_a_kubeconfig(tmp_path: Path) -> None:
     path = write(tmp_path / "one", config("http://127.0.0.1:1"))
     found = await connection(environ={"KUBECONFIG": path})
