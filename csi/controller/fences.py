@@ -1,8 +1,9 @@
 """Hosts that were cut off from a volume: what may still be there of them, and what must not let them in again.
 
 Two things outlive a fence. An older look at Kubernetes still says that the host has the volume. And SPDK on a DPU that
-could not be reached keeps the writes of its host for as long as the target refuses it (fast_io_fail_timeout_sec 0): let
-in again, it would send them over what another host has written since. So such a DPU is made to let go first.
+could not be reached keeps the writes of its host for as long as the target refuses it (fast_io_fail_timeout_sec 0, seen
+with SPDK 26.05): let in again, it would send them over what another host has written since. So such a DPU is made to
+let go first.
 """
 
 from collections.abc import Callable, Collection
