@@ -194,31 +194,39 @@ def maybe_moved(record: Record, actual: Actual) -> bool:
     return not all(way.connected for way in ways) and any(map(named, record.specification.remote.portals))
 
 
-def adoptable(identifier: str, parts: Parts) -> Record | None:
+def adoptable(identifier: str, actual: Actual) -> Record | None:
     """A record for a volume that is attached though no record says so; None if it is not whole or not known whose.
 
-    Only an attachment with a function of its own tells enough by itself.
+    Nothing tells how much a volume is limited to.
     """
     volume_id = naming.volume_of(identifier)
-    if volume_id is None or not parts.ways or len(parts.places) != 1 or len(parts.namespaces) != 1:
+    mine = actual.of(identifier)
+    if volume_id is None or mine.limited:
         return None
-    shown = parts.namespaces[0]
-    if parts.encrypted or parts.limited or parts.disk(shown.uuid) is None:
-        return None
-    return Record(
-        specification=Specification(
-            volume_id=volume_id,
-            remote=Remote(
-                nqn=parts.ways[0].nqn,
-                portals=tuple(sorted({way.portal for way in parts.ways})),
-                uuid=shown.uuid,
-            ),
-            policy=Policy.STATIC,
-        ),
-        place=parts.places[0],
-        nsid=shown.nsid,
-        phase=Phase.ATTACHED,
-    )
+    for holder, parts in actual.parts.items():
+        for shown in parts.namespaces:
+            disk = mine.disk(shown.uuid)
+            if disk is None or shown.volume not in (disk.volume, identifier) or len(parts.places) != 1 or not mine.ways:
+                continue
+            place = parts.places[0]
+            policy = Policy.HOTPLUG if place.key in actual.hotplug else Policy.STATIC
+            return Record(
+                specification=Specification(
+                    volume_id=volume_id,
+                    remote=Remote(
+                        nqn=mine.ways[0].nqn,
+                        portals=tuple(sorted({way.portal for way in mine.ways})),
+                        uuid=shown.uuid,
+                    ),
+                    policy=policy if holder == identifier else Policy.SHARED,
+                    encrypted=mine.encrypted,
+                ),
+                place=place,
+                nsid=shown.nsid,
+                phase=Phase.ATTACHED,
+                adopted=True,
+            )
+    return None
 
 
 def strangers(actual: Actual, records: Iterable[Record]) -> list[str]:

@@ -65,7 +65,7 @@ class Attacher:
         """Attach, or find attached; if `pinned`, nowhere else. Raises AttacherError, Conflict, StillRunning."""
         with logs.bound(volume=wanted.volume_id), self._looks.working():
             result = await self._work.run(
-                wanted.volume_id, _attaching(wanted), lambda: self._attach(wanted, secrets, pinned), deadline=deadline
+                wanted.volume_id, wanted.fingerprint(), lambda: self._attach(wanted, secrets, pinned), deadline=deadline
             )
         if result is None:
             raise BridgeAway(f"{wanted.volume_id} was detached meanwhile: try again")
@@ -100,11 +100,14 @@ class Attacher:
             record = None
         if record is None:
             return await self._attach_new(wanted, secrets, pinned)
-        if not record.specification.same(wanted):
+        confirmed = record.confirmed(wanted)
+        if confirmed is None:
             raise OtherSpecification(
                 f"{wanted.volume_id} is attached with another {', '.join(record.specification.differences(wanted))}:"
                 " detach it first"
             )
+        if confirmed is not record:
+            self._records.put(record := confirmed)
         actual = self._actual
         if actual is None or self._away or not reading.complete(record, actual):
             actual = await self.refresh()
@@ -267,7 +270,7 @@ class Attacher:
         volume_id = naming.volume_of(identifier)
         if volume_id is not None and self._work.running(volume_id):
             return
-        record = reading.adoptable(identifier, actual.of(identifier))
+        record = reading.adoptable(identifier, actual)
         if record is not None:
             log.warning("found %s attached on %s with no record of it: adopted", record.volume_id, record.place)
             self._records.put(record)
@@ -293,7 +296,7 @@ class Attacher:
                 return
             await self._work.run(
                 volume_id,
-                _attaching(record.specification),
+                record.specification.fingerprint(),
                 lambda: self._repair_now(volume_id),
                 deadline=_UNBOUNDED,
                 background=True,
@@ -391,8 +394,3 @@ class Attacher:
         )
         self.board.publish(result)
         return result
-
-
-def _attaching(wanted: Specification) -> tuple[str, str]:
-    """Equal for calls that may share one piece of work."""
-    return "attach", repr(sorted(wanted.plain().items()))

@@ -77,6 +77,10 @@ class Specification(msgspec.Struct, frozen=True):
             "qos": self.limits,
         }
 
+    def fingerprint(self) -> str:
+        """Equal for Attach calls that may share one piece of work."""
+        return repr(sorted(self.plain().items()))
+
     def same(self, other: "Specification") -> bool:
         return self.plain() == other.plain()
 
@@ -146,6 +150,8 @@ class Record(msgspec.Struct, frozen=True):
     phase: Phase
     secured: bool = False
     """Whether it needs secrets to be connected again."""
+    adopted: bool = False
+    """Whether the specification is only what could be seen of it."""
 
     @property
     def volume_id(self) -> str:
@@ -154,3 +160,22 @@ class Record(msgspec.Struct, frozen=True):
     @property
     def shared(self) -> bool:
         return self.specification.policy is Policy.SHARED
+
+    def confirmed(self, wanted: Specification) -> "Record | None":
+        """The record as an Attach call for `wanted` finds it; None if that wants another attachment.
+
+        Of an adopted one, what could not be seen is now said: names of targets, whether it is read-only.
+        """
+        mine = self.specification
+        if mine.same(wanted):
+            return self
+        seen = (mine.remote.nqn, mine.remote.uuid, mine.policy, mine.encrypted, mine.limits)
+        if not self.adopted or seen != (
+            wanted.remote.nqn,
+            wanted.remote.uuid,
+            wanted.policy,
+            wanted.encrypted,
+            wanted.limits,
+        ):
+            return None
+        return msgspec.structs.replace(self, specification=wanted, adopted=False)

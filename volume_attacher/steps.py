@@ -199,11 +199,10 @@ class Attachment:
 
     def _connect(self) -> list[card_pb2.Creation]:
         result = [opi.creation(opi.remote_controller(self._id))]
-        if self._record.secured:
-            if self._secrets is None:
-                raise Refused("its keys are not known here: they come with the next Attach call")
-            if self._secrets.dhchap_key or self._secrets.tls_psk:
-                result.append(card_pb2.Creation(options=opi.keys(self._id, self._secrets)))
+        if self._record.secured and self._secrets is None:
+            raise Refused("its keys are not known here: they come with the next Attach call")
+        if self._secrets is not None and (self._secrets.dhchap_key or self._secrets.tls_psk):
+            result.append(card_pb2.Creation(options=opi.keys(self._id, self._secrets)))
         result += [opi.creation(self._path(portal), any_of=True) for portal in self._portals]
         wait = opi.wait(self._id, _REMOTE_NSID, self._record.specification.remote.uuid)
         return [*result, card_pb2.Creation(wait=wait)]

@@ -1,6 +1,7 @@
 """Attach, Detach, Get, List, Watch and Inventory against two SPDK stand-ins."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,7 +12,7 @@ from opi_bridge.cards.model import Namespace
 from opi_bridge.cards.spdk_vfiouser import SpdkVfioUserCard
 from opi_bridge.frontend_names import subsystem_name
 from opi_bridge.ledger import encode
-from tests.dpu_rig.rig import HOST_NQN, SECOND_MS, DpuRig, eventually
+from tests.dpu_rig.rig import HOST_NQN, SECOND_MS, DpuRig, Pair, eventually
 
 
 async def _refused(call: Any) -> grpc.StatusCode:
@@ -238,21 +239,43 @@ async def test_a_restarted_attacher_goes_on_where_the_last_one_was(rig: DpuRig) 
     ]
 
 
-async def test_an_attachment_without_a_record_is_adopted(rig: DpuRig) -> None:
-    volume = await rig.volume("a")
-    before = await rig.stub.Attach(volume.request())
-    assert rig.attacher is not None
-    await rig.attacher.aclose()
-    rig.records.unlink()
-    await rig.start_attacher()
+ADOPTED: list[dict[str, Any]] = [
+    {},
+    {"read_only": True},
+    {"function_policy": pb.FUNCTION_POLICY_HOTPLUG},
+    {"function_policy": pb.FUNCTION_POLICY_SHARED_CONTROLLER},
+    {"encryption": pb.Encryption(key="0f" * 16, tweak_key="f0" * 16)},
+]
 
-    async def adopted() -> bool:
-        shown = (await rig.stub.List(pb.ListRequest())).attachments
-        return [(one.volume_id, one.function) for one in shown] == [(volume.id, before.function)]
 
-    await eventually(adopted, "the attachment is known again")
-    await rig.stub.Detach(pb.DetachRequest(volume_id=volume.id))
-    assert await rig.leftovers() == {}
+@pytest.mark.parametrize("more", ADOPTED, ids=["plain", "read-only", "hotplug", "shared", "encrypted"])
+async def test_an_attachment_without_a_record_is_adopted_with_its_host_untouched(
+    tmp_path: Path, pair: Pair, more: dict[str, Any]
+) -> None:
+    rig = DpuRig(tmp_path, pair, hotplug=1)
+    await rig.start()
+    try:
+        volume = await rig.volume("a")
+        before = await rig.stub.Attach(volume.request(**more))
+        async with rig.guest(before)() as guest:
+            await guest.until(lambda g: before.nsid in g.namespaces)
+            assert rig.attacher is not None
+            await rig.attacher.aclose()
+            rig.records.unlink()
+            await rig.start_attacher()
+
+            async def adopted() -> bool:
+                shown = (await rig.stub.List(pb.ListRequest())).attachments
+                return [(one.volume_id, one.function) for one in shown] == [(volume.id, before.function)]
+
+            await eventually(adopted, "the attachment is known again")
+            again = await rig.stub.Attach(volume.request(**more))
+            assert (again.function, again.nsid, again.state) == (before.function, before.nsid, before.state)
+            assert "namespace_remove" not in guest.events
+        await rig.stub.Detach(pb.DetachRequest(volume_id=volume.id))
+        assert await rig.leftovers() == {}
+    finally:
+        await rig.stop()
 
 
 async def test_a_half_made_leftover_is_removed(rig: DpuRig) -> None:
