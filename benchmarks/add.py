@@ -226,8 +226,8 @@ async def burst(stage: Stage, attach: Callable[[Pod, int], Awaitable[object]], m
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """By the process's own clock (clock_getcpuclockid(3), as Linux numbers it): /proc tells hundredths only."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def memory_mib(pid: int) -> float:
