@@ -1,6 +1,9 @@
 """csi-node-host: where it is put together."""
 
+import asyncio
+import contextlib
 from pathlib import Path
+from typing import Final
 
 from csi.announcement import HOST_NODE_LABEL, announced
 from csi.calls import Calls
@@ -23,6 +26,8 @@ from foundation.kube.reflector import Reflector
 from foundation.kube.resources import NODES
 from foundation.pci.sysfs import Sysfs
 from foundation.pci.uevents import Uevents
+
+_FIRST_LIST_SECONDS: Final = 10.0
 
 
 async def start(config: CsiNodeHostConfig, daemon: Daemon) -> None:
@@ -62,7 +67,11 @@ async def start(config: CsiNodeHostConfig, daemon: Daemon) -> None:
     )
     daemon.on_stop(calls.stop)
 
-    def max_volumes() -> int:
+    async def max_volumes() -> int:
+        # kubelet asks as soon as it sees the socket, and takes 0 for no limit.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_LIST_SECONDS):
+                await dpus.synced()
         known = [announcement for node in dpus.store.values() if (announcement := announced(node)) is not None]
         return sum(announcement.functions.total for announcement in known)
 

@@ -1,6 +1,6 @@
 """CSI Node: each RPC checks its words, then hands one piece of work to its room."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from csi.calls import Context
@@ -25,7 +25,7 @@ DRIVER_SEGMENT: Final = {"topology.csi.dpu-offload.io/fabric": "default"}
 class NodeService(csi_pb2_grpc.NodeServicer):
     """`max_volumes` tells how many disks this host's DPUs can show, 0 for not known."""
 
-    def __init__(self, host: Host, *, max_volumes: Callable[[], int], topology: Mapping[str, str]) -> None:
+    def __init__(self, host: Host, *, max_volumes: Callable[[], Awaitable[int]], topology: Mapping[str, str]) -> None:
         self._host = host
         self._max_volumes = max_volumes
         self._topology = {**DRIVER_SEGMENT, **topology}
@@ -99,6 +99,6 @@ class NodeService(csi_pb2_grpc.NodeServicer):
     async def NodeGetInfo(self, request: csi_pb2.NodeGetInfoRequest, context: Context) -> csi_pb2.NodeGetInfoResponse:
         return csi_pb2.NodeGetInfoResponse(
             node_id=self._host.config.node_name,
-            max_volumes_per_node=self._max_volumes(),
+            max_volumes_per_node=await self._max_volumes(),
             accessible_topology=csi_pb2.Topology(segments=self._topology),
         )

@@ -10,6 +10,7 @@ import pytest
 from csi import identity
 from csi.node_host import mounts
 from dpu_offload_stubs.csi import csi_pb2
+from lab.apiserver.faults import Rule
 from tests.csi_rig.plant import MIB, Mode, Plant, block_capability, mount_capability
 
 pytestmark = pytest.mark.root
@@ -142,6 +143,14 @@ async def test_read_only_publication_and_single_pod(one: Plant) -> None:
     await refused(one.mount(volume, "host1", capability), grpc.StatusCode.ALREADY_EXISTS)
     words = await refused(one.mount(volume, "host1", capability, pod="second"), grpc.StatusCode.FAILED_PRECONDITION)
     assert "ReadWriteOncePod" in words
+
+
+async def test_a_slow_api_server_does_not_make_disks_endless(one: Plant) -> None:
+    """kubelet asks once when it registers the driver; 0 would mean that there is no limit."""
+    one.api.faults.add(Rule(path="/api/v1/nodes", latency=0.3, verbs=("list",)))
+    await one.start_node("host1", socket=str(one.directory / "slow.sock"))
+    info = await one.nodes["host1"].NodeGetInfo(csi_pb2.NodeGetInfoRequest())
+    assert info.max_volumes_per_node == 8
 
 
 async def test_content_of_others_is_left_alone(one: Plant) -> None:
