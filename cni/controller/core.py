@@ -158,6 +158,13 @@ class Core:
 
         Addresses that ports have but annotations lack go back to their pods first.
         """
+        routers = {
+            port.key: frozenset(each.network for each in interfaces(sorted(row["networks"])))
+            for row in self.committer.actual.rows("Logical_Router_Port").values()
+            if (port := identify("Logical_Router_Port", row)) is not None
+            and (port.kind, port.part) == ("node", ROUTER_PORT)
+        }
+        self.engine.touch(recovery.recover_nodes(self.world, routers))
         self._recover_nodes()
         self._recover_retired()
         ports = [
@@ -165,7 +172,7 @@ class Core:
             for row in self.committer.actual.rows("Logical_Switch_Port").values()
             if (port := identify("Logical_Switch_Port", row)) is not None
         ]
-        recovery.recover(self.world, ((port, row) for port, row in ports if port.kind == "pod"))
+        recovery.recover_pods(self.world, ((port, row) for port, row in ports if port.kind == "pod"))
         for port, row in ports:
             if port.kind == "vm" and row["addresses"]:
                 self.world.machines.recover(port.key, port.part, max(row["addresses"], key=len))

@@ -6,8 +6,9 @@ subnet: then that node's switch is the machines' home.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 
+from cni.controller.addresses.subnets import overlap
 from cni.controller.machines import Machines
 from cni.controller.model.addressing import IPNetwork, networks
 from cni.controller.model.node import Node
@@ -53,12 +54,12 @@ class Retired:
         if pool is not None and self._machines.homes.at(name):
             if not wanted:
                 self._subnets.retain(name)
-            elif not _overlap(wanted, pool.subnets):
+            elif not overlap(wanted, pool.subnets):
                 touched |= self._move(name, left_name(name, pool.subnets))
         self._names.discard(name)
         for each in tuple(self._names):
             subnets = self._subnets.pools[each].subnets
-            if set(subnets) == set(wanted) or (_overlap(wanted, subnets) and not self._machines.running_at(each)):
+            if set(subnets) == set(wanted) or (overlap(wanted, subnets) and not self._machines.running_at(each)):
                 touched |= self._move(each, name)
         return touched
 
@@ -105,7 +106,3 @@ class Retired:
 def left_name(node: str, subnets: tuple[IPNetwork, ...]) -> str:
     """The name of what is left of a node whose name another one has; no node's and no pod's name has underscores."""
     return f"{node}__{subnets[0].network_address}"
-
-
-def _overlap(some: Iterable[IPNetwork], others: Iterable[IPNetwork]) -> bool:
-    return any(one.version == other.version and one.overlaps(other) for one in some for other in others)

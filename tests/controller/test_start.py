@@ -20,6 +20,16 @@ from tests.controller.stage import Northbound, Stage, node, pod
 MAC, IP = "0a:58:0a:01:00:09", "10.1.0.9"
 WRITTEN = {"default": {"ips": [f"{IP}/24"], "mac": MAC}}
 LAYER2 = '{"type": "dpu-offload", "topology": "layer2", "subnets": "172.16.0.0/29"}'
+SERVICE = {
+    "metadata": {"name": "web", "namespace": "ns"},
+    "spec": {
+        "type": "NodePort",
+        "clusterIP": "10.96.0.10",
+        "clusterIPs": ["10.96.0.10"],
+        "ports": [{"name": "http", "protocol": "TCP", "port": 80, "nodePort": 30080}],
+    },
+    "status": {},
+}
 NODES = (node("n1", "10.1.0.0/24"), node("n2", "10.2.0.0/24"))
 
 
@@ -180,6 +190,27 @@ async def test_an_annotation_copied_with_its_pod_takes_nothing_from_who_had_it_f
         assert {name: after[name] for name in before} == before
         assert after["ns_a-copy"][1] not in {ip for _, ip in before.values()}
         assert stage.annotations["ns/a-copy"]["ns/blue"]["ips"] != written["ns/blue"]["ips"]
+
+
+async def test_of_two_nodes_that_overlap_the_first_one_stays_the_first(northbound: Northbound) -> None:
+    """Its pods run; that the other one is listed first changes nothing."""
+    first, second = node("n9", "10.9.1.0/24", ip="192.0.2.9"), node("n8", "10.9.0.0/16", ip="192.0.2.8")
+    found = []
+    for nodes in ((first, second), (second, first)):
+        async with Stage(northbound.remote) as stage:
+            stage.put("node", *nodes)
+            stage.put("pod", pod("web", uid="u1", on="n9"), pod("late", uid="u2", on="n8"))
+            await stage.settle()
+            assert set(stage.problems) == {Owner("node", "n8"), Owner("pod", "ns/late")}
+            found.append((pod_ports(stage), {str(each) for each in stage.problems.values()}))
+            stage.put("service", SERVICE)
+            await stage.settle()
+            vips = {vip for row in stage.rows("Load_Balancer") for vip in row["vips"]}
+            assert vips == {"10.96.0.10:80", "192.0.2.9:30080"}
+            stage.remove("service", "ns/web")
+            await stage.settle()
+    assert found[0] == found[1]
+    assert found[0][0]["ns_web"][0] == "n9"
 
 
 @pytest.mark.parametrize("kept", ["ports", "annotations"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cni.controller.errors import AddressesExhausted, InvalidNode
 from cni.controller.model.addressing import IPNetwork, networks
@@ -30,6 +30,11 @@ def checked(name: str, texts: Sequence[str], others: Mapping[str, Sequence[IPNet
                     message = f"node {name}: subnet {network} overlaps with {each} of node {other}"
                     raise InvalidNode(message, waits_for=("ranges",))
     return subnets
+
+
+def overlap(some: Iterable[IPNetwork], others: Iterable[IPNetwork]) -> bool:
+    """Whether any two have an address in common."""
+    return any(one.version == other.version and one.overlaps(other) for one in some for other in others)
 
 
 def pick(
