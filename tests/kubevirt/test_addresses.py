@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from cni.controller.model.annotations import VM_NETWORKS
 from cni.controller.translate.names import vm_owner
-from tests.controller.stage import Northbound, Stage, node, pod
+from tests.controller.stage import Northbound, Stage, pod
 from tests.kubevirt.conftest import nodes
 from tests.kubevirt.objects import interface, launcher, migration, spec, vm, vmi
 from tests.kubevirt.scene import LAN, TWO, addresses, port, run, stop
@@ -33,66 +32,6 @@ async def test_a_machine_keeps_its_address_while_it_is_stopped(stage: Stage) -> 
     assert addresses(stage) == before
     assert stage.annotations["ns/b"]["default"]["gateways"] == ["10.1.1.1", "fd01:1::1"]
     assert port(stage)["options"] == {"requested-chassis": "n2"}
-
-
-async def test_it_is_written_on_the_machine_and_survives_the_controller(northbound: Northbound) -> None:
-    async with Stage(northbound.remote) as stage:
-        stage.put("node", *nodes("dual"))
-        stage.put("network", LAN)
-        stage.put("vm", vm("m", TWO))
-        run(stage, "a", on="n1", template=TWO, networks="lan")
-        await stage.settle()
-        kept, before = stage.machines["ns/m"], (addresses(stage), addresses(stage, "ns.lan_ns_vm_m"))
-        assert kept == {
-            "default": {"ips": ["10.1.1." + before[0].split()[1].split(".")[3] + "/24", before[0].split()[2] + "/64"]}
-            | {"mac": before[0].split()[0]},
-            "ns/lan": {"ips": [before[1].split()[1] + "/24"], "mac": before[1].split()[0]},
-        }
-    # Another controller, which finds the machine stopped; then others ask first.
-    stopped = vm("m", TWO, **{VM_NETWORKS: json.dumps(kept)})
-    async with Stage(northbound.remote) as stage:
-        stage.put("vm", stopped)
-        stage.put("network", LAN)
-        stage.put("node", *nodes("dual"))
-        others = [pod(f"p{index}", annotations={"k8s.v1.cni.cncf.io/networks": "lan"}) for index in range(40)]
-        taken = {"dpu-offload.io/addresses": json.dumps({"ips": [before[0].split()[1]]})}
-        stage.put("pod", *others, pod("greedy", annotations=taken))
-        await stage.settle()
-        assert [problem.reason for problem in stage.problems.values()] == ["AddressConflict"]
-        stage.remove("pod", "ns/greedy")
-        run(stage, "b", on="n2", template=TWO, networks="lan")
-        await stage.settle()
-        assert (addresses(stage), addresses(stage, "ns.lan_ns_vm_m")) == before
-        assert not stage.problems
-
-
-async def test_a_node_that_comes_later_finds_the_address_taken(northbound: Northbound) -> None:
-    kept = {"default": {"ips": ["10.1.1.77/24"], "mac": "0a:58:0a:01:01:4d"}}
-    async with Stage(northbound.remote) as stage:
-        stage.put("vm", vm("m", **{VM_NETWORKS: json.dumps(kept)}))
-        await stage.settle()
-        stage.put("node", *nodes("v4"))
-        stage.put("pod", pod("greedy", annotations={"dpu-offload.io/addresses": json.dumps({"ips": ["10.1.1.77"]})}))
-        await stage.settle()
-        assert [problem.reason for problem in stage.problems.values()] == ["AddressConflict"]
-        run(stage, "a", on="n2")
-        await stage.settle()
-        assert addresses(stage) == "0a:58:0a:01:01:4d 10.1.1.77"
-
-
-async def test_what_was_not_written_yet_is_found_in_the_database(northbound: Northbound) -> None:
-    async with Stage(northbound.remote) as stage:
-        stage.put("node", *nodes("dual"))
-        stage.put("vm", vm("m", spec(interface("default", mac="02:00:00:00:00:07"))))
-        run(stage, "a", on="n1", template=spec(interface("default", mac="02:00:00:00:00:07")))
-        await stage.settle()
-        before = addresses(stage)
-    async with Stage(northbound.remote) as stage:
-        stage.put("node", *nodes("dual"))
-        stage.put("vm", vm("m"))
-        run(stage, "b", on="n2")
-        await stage.settle()
-        assert addresses(stage) == before
 
 
 async def test_an_instance_without_a_machine_gives_back_what_it_had(stage: Stage) -> None:
@@ -196,205 +135,6 @@ async def test_a_claim_keeps_the_address_and_the_spec_the_mac(northbound: Northb
             claim["status"] = {"ips": list(stage.claims["ns/m.blue"])} if stage.claims else claim["status"]
 
 
-async def test_another_network_in_the_machines_place_frees_the_old_address(stage: Stage) -> None:
-    other = {"metadata": {"name": "other", "namespace": "ns"}, "spec": LAN["spec"]}
-    stage.put("network", LAN, other)
-    stage.put("vm", vm("m", TWO))
-    run(stage, "a", on="n1", template=TWO, networks="lan")
-    await stage.settle()
-    old = addresses(stage, "ns.lan_ns_vm_m").split()[1]
-    stop(stage, "a")
-    template = spec(interface("default"), interface("blue", "sriov"), networks={"blue": "other"})
-    stage.put("vm", vm("m", template, **{VM_NETWORKS: json.dumps(stage.machines["ns/m"])}))
-    run(stage, "b", on="n1", template=template, networks="other")
-    await stage.settle()
-    assert set(stage.machines["ns/m"]) == {"default", "ns/other"}
-    wanted = json.dumps([{"name": "lan", "ips": [old]}])
-    stage.put("pod", pod("next", annotations={"k8s.v1.cni.cncf.io/networks": wanted}))
-    await stage.settle()
-    assert not stage.problems
-    assert addresses(stage, "ns.lan_ns_next").split()[1] == old
-
-
-async def test_a_new_subnet_gives_a_new_address_at_the_next_start(stage: Stage) -> None:
-    stage.put("network", LAN)
-    stage.put("vm", vm("m", TWO))
-    run(stage, "a", on="n1", template=TWO, networks="lan")
-    await stage.settle()
-    stop(stage, "a")
-    moved = {**LAN, "spec": {"config": LAN["spec"]["config"].replace("10.9.0.0/24", "10.7.0.0/24")}}
-    stage.put("network", moved)
-    run(stage, "b", on="n1", template=TWO, networks="lan")
-    await stage.settle()
-    assert not stage.problems
-    assert addresses(stage, "ns.lan_ns_vm_m").split()[1].startswith("10.7.0.")
-
-
-async def test_an_interface_comes_and_goes_while_the_machine_runs(stage: Stage) -> None:
-    stage.put("network", LAN)
-    stage.put("vm", vm("m"))
-    run(stage, "a", on="n1", created=1)
-    await stage.settle()
-    run(stage, "a", on="n1", template=TWO, networks="lan", created=1)
-    await stage.settle()
-    plugged = addresses(stage, "ns.lan_ns_vm_m")
-    assert stage.annotations["ns/a"]["ns/lan"]["dhcp"] is True
-    assert stage.annotations["ns/a"]["ns/lan"]["port"] == "ns.lan_ns_vm_m"
-    run(stage, "a", on="n1", created=1)
-    await stage.settle()
-    assert "ns.lan_ns_vm_m" not in stage.named("Logical_Switch_Port")
-    assert set(stage.annotations["ns/a"]) == {"default"}
-    run(stage, "a", on="n1", template=TWO, networks="lan", created=1)
-    await stage.settle()
-    assert addresses(stage, "ns.lan_ns_vm_m").split()[0] == plugged.split()[0]
-
-
-async def test_an_interface_that_only_the_target_has_is_plugged_by_the_migration(stage: Stage) -> None:
-    stage.put("network", LAN)
-    run(stage, "a", on="n1", created=1)
-    stage.put("vmi", vmi("m", TWO, on="n1"))
-    stage.put("vmmigration", migration("j1", "m"))
-    stage.put("pod", launcher("m", "b", on="n2", job="j1", networks="lan", created=2))
-    await stage.settle()
-    assert port(stage, "ns.lan_ns_vm_m")["options"]["requested-chassis"] == "n1,n2"
-    assert set(stage.annotations["ns/a"]) == {"default"}
-    assert set(stage.annotations["ns/b"]) == {"default", "ns/lan"}
-
-
-async def test_an_edited_machine_changes_with_its_next_start(stage: Stage) -> None:
-    old, new = (spec(interface("default", mac=f"02:00:00:00:00:{last}")) for last in ("07", "08"))
-    stage.put("vm", vm("m", old))
-    run(stage, "a", on="n1", template=old)
-    await stage.settle()
-    stage.put("vm", vm("m", new))
-    await stage.settle()
-    assert addresses(stage).split()[0] == "02:00:00:00:00:07"
-    stop(stage, "a")
-    # The new pod may be seen before its instance is.
-    stage.put("pod", launcher("m", "b", on="n1"))
-    await stage.settle()
-    assert addresses(stage).split()[0] == "02:00:00:00:00:08"
-
-
-async def test_a_launcher_waits_for_its_instance(stage: Stage) -> None:
-    stage.put("pod", launcher("m", "a", on="n1"))
-    await stage.settle()
-    assert stage.problems[vm_owner("ns/m")].reason == "VirtualMachineInstanceMissing"
-    assert "ns/a" not in stage.annotations
-    stage.put("vmi", vmi("m", spec(interface("default", "masquerade")), on="n1"))
-    await stage.settle()
-    assert not stage.problems
-    assert "dhcp" not in stage.annotations["ns/a"]["default"]
-
-
-@pytest.mark.parametrize(
-    ("given", "dhcp"),
-    [
-        (interface("default"), True),
-        (interface("default", "sriov"), True),
-        (interface("default", plugin="l2bridge"), True),
-        (interface("default", "masquerade"), False),
-        (interface("default", "passt"), False),
-        (interface("default", plugin="passt"), False),
-        (interface("default", plugin="slirp"), False),
-        (interface("default", state="absent"), False),
-    ],
-)
-async def test_which_bindings_leave_the_address_to_the_guest(stage: Stage, given: dict[str, Any], dhcp: bool) -> None:
-    run(stage, "a", on="n1", template=spec(given))
-    await stage.settle()
-    assert stage.annotations["ns/a"]["default"].get("dhcp", False) is dhcp
-    assert bool(port(stage)["dhcpv4_options"]) is dhcp
-
-
-@pytest.mark.parametrize("name", ["a-clone", "z-clone"])
-@pytest.mark.parametrize("runs", [True, False], ids=["the original runs", "the original is stopped"])
-async def test_a_copied_annotation_takes_no_address_from_its_owner(
-    northbound: Northbound, name: str, runs: bool
-) -> None:
-    """Whoever copies a VirtualMachine copies its annotations; the controller may be restarted before it saw that."""
-    original = {**vm("m"), "metadata": {**vm("m")["metadata"], "creationTimestamp": "2026-11-22T01:00:00Z"}}
-    stage: Stage
-    async with Stage(northbound.remote) as stage:
-        stage.put("node", *nodes("dual"))
-        stage.put("vm", original)
-        run(stage, "a", on="n1")
-        await stage.settle()
-        before, kept = addresses(stage), stage.machines["ns/m"]
-    annotation = {VM_NETWORKS: json.dumps(kept)}
-    original["metadata"]["annotations"] = annotation
-    clone = {**vm(name, **annotation)}
-    clone["metadata"]["creationTimestamp"] = "2026-11-22T02:00:00Z"
-    async with Stage(northbound.remote) as stage:
-        stage.put("node", *nodes("dual"))
-        stage.put("vm", *sorted((original, clone), key=lambda each: str(each["metadata"]["name"])))
-        if runs:
-            run(stage, "a", on="n1")
-        await stage.settle()
-        assert stage.machines[f"ns/{name}"] == {}
-        run(stage, "a", on="n1")
-        stage.put("vmi", vmi(name, on="n1"))
-        stage.put("pod", launcher(name, "of-clone", on="n1"))
-        await stage.settle()
-        assert addresses(stage) == before
-        assert addresses(stage, f"ns_vm_{name}").split()[0] != before.split()[0]
-        assert not stage.problems
-
-
-async def test_a_machine_from_a_backup_takes_no_address_from_a_pod(northbound: Northbound) -> None:
-    kept = {"default": {"ips": ["10.1.1.77/24"], "mac": "0a:58:0a:01:01:4d"}}
-    has = pod("p", annotations={"dpu-offload.io/addresses": json.dumps({"ips": ["10.1.1.77"]})}, networks=kept, uid="p")
-    async with Stage(northbound.remote) as stage:
-        stage.put("node", *nodes("v4"))
-        stage.put("vm", vm("m", **{VM_NETWORKS: json.dumps(kept)}))
-        stage.put("pod", has)
-        await stage.settle()
-        assert addresses(stage, "ns_p").split()[1] == "10.1.1.77"
-        assert stage.machines["ns/m"] == {}
-        run(stage, "a", on="n1")
-        await stage.settle()
-        assert addresses(stage).split()[1] != "10.1.1.77"
-        assert not stage.problems
-
-
-async def test_an_annotation_that_got_lost_is_written_again_while_the_machine_is_stopped(stage: Stage) -> None:
-    stage.put("network", LAN)
-    stage.put("vm", vm("m", TWO))
-    run(stage, "a", on="n1", template=TWO, networks="lan")
-    await stage.settle()
-    kept = stage.machines.pop("ns/m")
-    stage.put("vm", vm("m", TWO, **{VM_NETWORKS: json.dumps(kept)}))
-    stop(stage, "a")
-    await stage.settle()
-    assert stage.machines.pop("ns/m") == kept
-    for text in ({}, {VM_NETWORKS: "nonsense"}):
-        stage.put("vm", vm("m", TWO, **text))
-        await stage.settle()
-        assert stage.machines.pop("ns/m") == kept
-
-
-async def test_nothing_is_written_on_a_machine_that_has_nothing(stage: Stage) -> None:
-    stage.put("vm", vm("m"))
-    await stage.settle()
-    assert stage.machines == {}
-
-
-async def test_what_waits_for_its_network_or_node_is_not_forgotten(stage: Stage) -> None:
-    kept = {
-        "default": {"ips": ["10.1.9.5/24"], "mac": "0a:58:0a:01:09:05"},
-        "ns/lan": {"ips": ["10.9.0.5/24"], "mac": "0a:58:0a:09:00:05"},
-    }
-    stage.put("vm", vm("m", TWO, **{VM_NETWORKS: json.dumps(kept)}))
-    await stage.settle()
-    assert stage.machines["ns/m"] == kept
-    stage.put("network", LAN)
-    stage.put("node", node("n9", "10.1.9.0/24"))
-    run(stage, "a", on="n1", template=TWO, networks="lan")
-    await stage.settle()
-    assert addresses(stage) == "0a:58:0a:01:09:05 10.1.9.5"
-    assert addresses(stage, "ns.lan_ns_vm_m") == "0a:58:0a:09:00:05 10.9.0.5"
-
-
 async def test_a_deleted_namespace_leaves_nothing(stage: Stage) -> None:
     """Its objects go in any order, the pod's last."""
     stage.put("namespace", {"metadata": {"name": "ns"}})
@@ -440,33 +180,6 @@ async def test_an_instance_made_anew_under_its_name_is_another_one(stage: Stage)
     assert port(stage)["options"] == {"requested-chassis": "n2"}
 
 
-async def test_an_interface_that_is_unplugged_while_the_machine_moves_goes_with_its_source(stage: Stage) -> None:
-    """KubeVirt leaves it away in the target's pod; the guest has it until it has moved."""
-    stage.put("network", LAN)
-    stage.put("vm", vm("m", TWO))
-    run(stage, "a", on="n1", template=TWO, networks="lan", created=1)
-    await stage.settle()
-    had = addresses(stage, "ns.lan_ns_vm_m")
-    without = spec(interface("default"), interface("blue", "sriov", state="absent"), networks={"blue": "lan"})
-    stage.put("vm", vm("m", without))
-    stage.put("vmi", vmi("m", without, on="n1"))
-    stage.put("vmmigration", migration("j1", "m"))
-    stage.put("pod", launcher("m", "b", on="n2", job="j1", created=2))
-    await stage.settle()
-    assert addresses(stage, "ns.lan_ns_vm_m") == had
-    assert set(stage.annotations["ns/b"]) == {"default"}
-    stage.put("vmmigration", migration("j1", "m", "Succeeded"))
-    await stage.settle()
-    assert "ns.lan_ns_vm_m" not in stage.named("Logical_Switch_Port")
-    assert set(stage.machines["ns/m"]) == {"default"}
-    stage.remove("pod", "ns/a")
-    await stage.settle()
-    wanted = json.dumps([{"name": "lan", "ips": [had.split()[1]]}])
-    stage.put("pod", pod("next", annotations={"k8s.v1.cni.cncf.io/networks": wanted}))
-    await stage.settle()
-    assert not stage.problems
-
-
 async def test_an_address_by_wish_is_the_machines_and_a_new_wish_moves_it(stage: Stage) -> None:
     def wish(*ips: str) -> dict[str, str]:
         return {"dpu-offload.io/addresses": json.dumps({"ips": list(ips)})}
@@ -498,5 +211,29 @@ async def test_an_address_by_wish_is_the_machines_and_a_new_wish_moves_it(stage:
     assert not stage.problems
     assert addresses(stage).split()[1] == "10.1.1.60"
     stage.put("pod", pod("heir", on="n2", annotations=wish("10.1.2.50", "fd01:2::50")))
+    await stage.settle()
+    assert not stage.problems
+
+
+async def test_instances_of_a_replica_set_are_machines_of_their_own(stage: Stage) -> None:
+    """Their names differ, and no VirtualMachine stands behind them."""
+    template = spec(interface("default"), interface("blue", "sriov"), networks={"blue": "lan"})
+    stage.put("network", LAN)
+    for name in ("web-a", "web-b"):
+        body = vmi(name, template, on="n1")
+        body["metadata"]["ownerReferences"] = [
+            {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceReplicaSet", "name": "web", "uid": "u"}
+        ]
+        stage.put("vmi", body)
+        stage.put("pod", launcher(name, f"of-{name}", on="n1", networks="lan"))
+    await stage.settle()
+    assert not stage.problems
+    assert set(stage.machines) == {"ns/web-a", "ns/web-b"}
+    seen = [addresses(stage, f"{prefix}ns_vm_{name}") for prefix in ("", "ns.lan_") for name in ("web-a", "web-b")]
+    assert len(set(" ".join(seen).split())) == len(" ".join(seen).split())
+    stage.remove("pod", "ns/of-web-a")
+    stage.remove("vmi", "ns/web-a")
+    wanted = {"dpu-offload.io/addresses": json.dumps({"ips": seen[0].split()[1:]})}
+    stage.put("pod", pod("heir", annotations=wanted))
     await stage.settle()
     assert not stage.problems
