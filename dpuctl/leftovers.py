@@ -11,7 +11,7 @@ from dpuctl.doctor.network import stale_ports
 from dpuctl.doctor.storage import orphan_disks
 from dpuctl.inspection import leftovers as inspection
 from dpuctl.inspection.leftovers import Leftover, Removed
-from dpuctl.machines import Remote, Unreachable, here
+from dpuctl.machines import Remote, Unreachable, decoded, here
 from dpuctl.snapshot import Snapshot
 from dpuctl.suite import SuitePod
 
@@ -54,10 +54,9 @@ async def remove(found: Sequence[Leftover], seen: Snapshot, remote: Remote, *, s
         words = [msgspec.json.encode(one).decode() for one in mine]
         try:
             text = await remote.run(pod, container, "dpuctl", "inspect", "remove", *words)
+            done += decoded(text, list[Removed], pod=pod)
         except Unreachable as error:
             done += [Removed(one, str(error)) for one in mine]
-            continue
-        done += msgspec.json.decode(text, type=list[Removed])
     return done
 
 

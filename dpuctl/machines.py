@@ -7,7 +7,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from dpuctl.inspection.facts import Machine
 from dpuctl.snapshot import Snapshot, host_of, link_of, storage_of
 from dpuctl.suite import SuitePod
 
+T = TypeVar("T")
 SECONDS: Final = 30.0
 _AT_ONCE: Final = 16
 
@@ -30,6 +31,16 @@ class Reached:
 
     machines: tuple[Machine, ...] = ()
     unreached: tuple[str, ...] = ()
+
+
+def decoded(text: bytes, kind: type[T], *, pod: SuitePod) -> T:
+    """What a container of the pod has answered. Raises Unreachable."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError as error:
+        raise Unreachable(
+            f"{pod.metadata.key}: its dpuctl answers in another form ({error}); are the versions equal?"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +93,8 @@ async def look(seen: Snapshot, remote: Remote, *, server: str) -> Reached:
         async with gate:
             before = time.time()
             try:
-                text = await remote.run(pod, container, "dpuctl", "inspect", *words)
-                found = msgspec.json.decode(text, type=Machine)
-            except (Unreachable, msgspec.DecodeError) as error:
+                found = decoded(await remote.run(pod, container, "dpuctl", "inspect", *words), Machine, pod=pod)
+            except Unreachable as error:
                 unreached.append(str(error))
                 return None
         ahead = found.clock - (before + time.time()) / 2

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import msgspec
 
 from cni.node.config import CniNodeConfig
 from dpuctl.inspection import machine, tracing
 from dpuctl.inspection.offload import OffloadFacts
 from dpuctl.inspection.tracing import Untraceable
-from dpuctl.machines import Remote, Unreachable, daemon_pods, here
+from dpuctl.machines import Remote, Unreachable, daemon_pods, decoded, here
 from dpuctl.path_trace import End, Protocol, Question, Verdict
 from dpuctl.rows import port_name
 from dpuctl.snapshot import Snapshot, networks_of, read
 from foundation.kube.client import KubeClient
 from foundation.kube.models.core import Pod
-
-T = TypeVar("T")
 
 
 class Unanswerable(Exception):
@@ -45,7 +41,9 @@ async def trace(
     for node in _switch_nodes(seen, pod.spec.node_name):
         for found in daemon_pods(seen, node=node, daemon="cni-node"):
             try:
-                verdict = _decoded(await remote.run(found, "cni-node", "dpuctl", "inspect", "trace", text), Verdict)
+                verdict = decoded(
+                    await remote.run(found, "cni-node", "dpuctl", "inspect", "trace", text), Verdict, pod=found
+                )
             except Unreachable as error:
                 reason = str(error)
                 continue
@@ -59,7 +57,9 @@ async def _with_rule(seen: Snapshot, remote: Remote, verdict: Verdict) -> Verdic
     for pod in seen.suite_pods:
         if kind == "ACL" and "cni-controller" in pod.daemons() and pod.status.phase == "Running":
             try:
-                owner = _decoded(await remote.run(pod, "cni-controller", "dpuctl", "inspect", "rule", hint), str)
+                owner = decoded(
+                    await remote.run(pod, "cni-controller", "dpuctl", "inspect", "rule", hint), str, pod=pod
+                )
             except Unreachable:
                 continue
             return msgspec.structs.replace(verdict, rule=owner or verdict.rule)
@@ -86,20 +86,14 @@ async def offload(client: KubeClient, remote: Remote, key: str) -> list[OffloadF
         for at in daemon_pods(seen, node=node, daemon="cni-node"):
             try:
                 text = await remote.run(at, "cni-node", "dpuctl", "inspect", "offload", *sorted(ports))
+                found = decoded(text, list[OffloadFacts], pod=at)
             except Unreachable as error:
                 reason = str(error)
                 continue
-            if found := _decoded(text, list[OffloadFacts]):
+            if found:
                 return found
             reason = f"the switch of {node} has no port of pod {key}"
     raise Unanswerable(reason)
-
-
-def _decoded(text: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(text, type=kind)
-    except msgspec.DecodeError as error:
-        raise Unreachable(f"its dpuctl answers in another form ({error}); are the versions equal?") from error
 
 
 def _switch_nodes(seen: Snapshot, node: str) -> list[str]:

@@ -13,11 +13,15 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner, Result
 
-from dpuctl import snapshot
+from dpuctl import leftovers, questions, snapshot
 from dpuctl.app import main
 from dpuctl.display import table
+from dpuctl.inspection.leftovers import Leftover
+from dpuctl.machines import Remote
+from dpuctl.suite import SuiteContainer, SuitePod, SuitePodSpec, SuitePodStatus
 from foundation.kube import resources
 from foundation.kube.client import KubeClient
+from foundation.kube.models.meta import ObjectMeta
 from lab import objects
 from lab.apiserver.server import ApiServer
 from lab.layout import DPU_NODE, HOST_NODE
@@ -181,6 +185,51 @@ async def test_the_usual_place_of_a_kubeconfig(
     monkeypatch.setenv("HOME", str(tmp_path))
     ended = await asyncio.to_thread(CliRunner().invoke, main, ["status"])
     assert (ended.exit_code, ended.stdout) == (0, "nothing found\n")
+
+
+class OfAnotherVersion(Remote):
+    async def run(self, pod: SuitePod, container: str, *words: str) -> bytes:
+        return b"Usage: dpuctl inspect ..."
+
+
+async def test_a_container_of_another_version_removes_nothing_and_says_so() -> None:
+    pod = SuitePod(
+        metadata=ObjectMeta(name="csi-controller-0", namespace="dpu-offload"),
+        spec=SuitePodSpec(node_name="n", containers=(SuiteContainer(name="csi-controller"),)),
+        status=SuitePodStatus(phase="Running"),
+    )
+    left = Leftover(kind="subsystem", place="main", name="nqn", why="belongs to nothing")
+    seen = snapshot.Snapshot(suite_pods=(pod,))
+    (removed,) = await leftovers.remove([left], seen, OfAnotherVersion(), server="https://nowhere")
+    assert removed.leftover == left
+    assert "are the versions equal?" in removed.problem
+
+
+async def test_a_node_of_another_version_is_named(cluster: tuple[KubeClient, Path]) -> None:
+    client, _ = cluster
+    await create_objects(client, class_parameters={})
+    body = objects.pod("web", node_name="node-default")
+    given = {"default": {"ips": ["10.0.0.2/24"], "mac": "02:00:00:00:00:01"}}
+    body["metadata"]["annotations"] = {"dpu-offload.io/pod-networks": json.dumps(given)}
+    await client.create(resources.PODS, body)
+    labels = {"app.kubernetes.io/part-of": "dpu-offload"}
+    spec = {"nodeName": "node-default", "containers": [{"name": "cni-node", "image": "i"}]}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "cni-node-1", "namespace": "dpu-lab", "labels": labels},
+    }
+    await client.create(resources.PODS, {**pod, "spec": spec})
+    running = {"status": {"phase": "Running"}}
+    await client.merge_patch(resources.PODS, "cni-node-1", "dpu-lab", running, subresource="status")
+    for asked in (
+        questions.offload(client, OfAnotherVersion(), "dpu-lab/web"),
+        questions.trace(
+            client, OfAnotherVersion(), source="dpu-lab/web", destination="dpu-lab/web", protocol="tcp", port=80
+        ),
+    ):
+        with pytest.raises(questions.Unanswerable, match=r"dpu-lab/cni-node-1.*are the versions equal"):
+            await asked
 
 
 async def test_words_of_others_stay_in_their_cell() -> None:
