@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
+import math
+import re
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections import deque
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -147,28 +150,67 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"; known here: {', '.join(sorted(known))}" if known else ""
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, of which YAML would quietly take the last."""
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, of which YAML would quietly take the last.
+
+    Numbers are those of YAML 1.2: to 1.1, which the package follows, the PCI address 0000:03:00.0 is 180 minutes.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
+_NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?(?:0b[01]+|0x[0-9a-fA-F]+|0[0-7]*|[1-9][0-9_]*)$",
+    "tag:yaml.org,2002:float": (
+        r"[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF|nan|NaN|NAN))$"
+    ),
+}
+# Neither are there dates among the settings: 2026-13-45 is text, not a fault of the calendar.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag not in (*_NUMBERS, "tag:yaml.org,2002:timestamp")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789"))
+
+
+def _leaves(value: Any, at: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Everything in a tree that holds nothing more, by its key."""
+    if isinstance(value, Mapping):
+        for name, inside in value.items():
+            yield from _leaves(inside, (*at, str(name)))
+    elif isinstance(value, list):
+        for number, inside in enumerate(value):
+            yield from _leaves(inside, (*at, str(number)))
+    else:
+        yield at, value
+
+
 def _yaml(text: str, origin: str) -> Any:
     try:
-        return yaml.load(text, _UniqueKeyLoader)
+        content = yaml.load(text, _Loader)
+        # One that holds itself, by an alias, has no end.
+        deque(_leaves(content), maxlen=0)
+        return content
+    except RecursionError:
+        raise ConfigurationError(f"{origin}: nested too deeply, or an alias leads back to what holds it") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" line {mark.line + 1} column {mark.column + 1}" if mark else ""
         raise ConfigurationError(f"{origin}:{where} is not YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{origin}: is not YAML: {type(error).__name__}") from None
+    except ValueError:
+        raise ConfigurationError(f"{origin}: is not YAML: a value does not fit its tag") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -242,6 +284,10 @@ class _Tree:
         # Known before anything can complain about them.
         for value in schema.secrets(self._kind, self._values):
             logs.secret(value)
+        for key, value in _leaves(self._values):
+            # No wait of ours lasts for ever, and clocks cannot count to it.
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigurationError(f"{self._origin(key)}: {'.'.join(key)} is {value}, expected a finite number")
         try:
             config = msgspec.convert(self._values, self._kind, dec_hook=schema.decode_path)
         except msgspec.ValidationError as error:

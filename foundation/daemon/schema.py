@@ -142,7 +142,10 @@ def located(text: str, kind: Any) -> tuple[str, tuple[str, ...]]:
         return "is required and has no default", (*key, missing[1])
     if choice := re.fullmatch(r"Invalid enum value (.*)", message):
         return f"is {choice[1]}, expected one of {_choices(at(kind, key)) or 'its known values'}", key
+    unquoted = re.fullmatch(r"Expected `str`, got `(?:int|float|bool)`", message)
     message = re.sub(r"`([^`]*)`", _plainly, message)
+    if unquoted:
+        message += "; put it in quotes"
     return message[:1].lower() + message[1:], key
 
 

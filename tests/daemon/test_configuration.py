@@ -129,6 +129,8 @@ def test_empty_file_is_no_settings(tmp_path: Path, empty: str) -> None:
         ("target={address: x}", "target", Target(address="x")),
         ("spare.address=x", "spare", Target(address="x")),
         ("labels.zone=7", "labels", {"zone": "7"}),
+        # To YAML 1.1 these are 180 minutes, 12 hours and an error of the calendar.
+        ("names=[0000:03:00.0, 12:00:00:01, 2026-13-45]", "names", ["0000:03:00.0", "12:00:00:01", "2026-13-45"]),
     ],
 )
 def test_text_becomes_the_type_of_its_field(setting: str, field: str, expected: Any) -> None:
@@ -199,6 +201,30 @@ def test_mistake_elsewhere_names_its_source(argv: list[str], environ: dict[str, 
     with pytest.raises(ConfigurationError) as caught:
         sample(*argv, environ=environ)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("wait_seconds: .inf", "wait_seconds is inf, expected a finite number"),
+        ("wait_seconds: .nan", "wait_seconds is nan, expected a finite number"),
+        ("{[node]: x}", "line 1 column 2 is not YAML: a key must be a word"),
+        ("names: &all [*all]", "nested too deeply, or an alias leads back to what holds it"),
+        ("labels: &all {zone: *all}", "nested too deeply, or an alias leads back to what holds it"),
+        (f"names: {'[' * 3000}", "nested too deeply, or an alias leads back to what holds it"),
+        ("count: !!int many", "is not YAML: a value does not fit its tag"),
+        ("names: [8086]", "names.0 expected text, got a whole number; put it in quotes"),
+    ],
+)
+def test_odd_yaml_is_refused_in_words(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        sample("--config", written(tmp_path, text))
+    assert message in str(caught.value)
+
+
+def test_endless_waits_are_refused_from_flags_too() -> None:
+    with pytest.raises(ConfigurationError, match="--set: wait_seconds is inf, expected a finite number"):
+        sample("--set", "wait_seconds=inf")
 
 
 def test_file_that_is_no_text(tmp_path: Path) -> None:
