@@ -177,6 +177,8 @@ class Core:
             if port.kind == "vm" and row["addresses"]:
                 self.world.machines.recover(port.key, port.part, max(row["addresses"], key=len))
         self.world.machines.remember()
+        for name in self.world.networks.nodes() - self.world.nodes.keys():
+            self.engine.touch(self.world.networks.put_node(name, exists=False))
         self.world.retired.look_at_all()
         self.engine.touch((CLUSTER,))
         self.engine.translate_all()

@@ -127,7 +127,7 @@ class Machines:
         elif not known.exists:
             home = self.homes.of(key)
             self.homes.release(key)
-            self._networks.keep_only(key, ())
+            touched += self._networks.keep_only(key, ())
             known.latest = None
             if not known.migrations:
                 del self._known[key]

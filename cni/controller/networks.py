@@ -35,6 +35,8 @@ class Networks:
         self._users: dict[str, dict[str, str]] = {}
         """Of each claim: the pods that refer to it, with the machine (or pod) that they are for."""
         self._claimants: dict[str, str] = {}
+        self._gone: set[str] = set()
+        """Nodes that are no more, of whose parts of layer3 networks something is kept."""
         self._of_machine: dict[str, dict[str, Assignment]] = {}
 
     def put_network(self, key: str, network: Network | Refused | None) -> dict[Owner, None]:
@@ -74,7 +76,7 @@ class Networks:
         elif key not in self._users:
             self._release_claim(key)
         self._on_change(("claim", key))
-        return dict.fromkeys(map(pod_owner, self._users.get(key, ())))
+        return {**dict.fromkeys(map(pod_owner, self._users.get(key, ()))), **self._drop_unused()}
 
     def _release_claim(self, key: str) -> None:
         for pool in self._pools.values():
@@ -111,7 +113,7 @@ class Networks:
         for pool in self._pools_of(_network(part)):
             pool.claim(machine_holder(machine, part), previous)
 
-    def keep_only(self, machine: str, parts: Collection[str]) -> None:
+    def keep_only(self, machine: str, parts: Collection[str]) -> dict[Owner, None]:
         """A virtual machine is on these networks (and gone: on none); what it had on others is free."""
         had = self._of_machine.get(machine, {})
         for part in [each for each in had if each not in parts]:
@@ -121,6 +123,7 @@ class Networks:
                     self._on_change(pool.token)
         if not had:
             self._of_machine.pop(machine, None)
+        return self._drop_unused()
 
     def kept(self, machine: str) -> dict[str, Assignment]:
         """What a virtual machine has on its networks by `Wish.key`, as far as it holds it."""
@@ -138,12 +141,13 @@ class Networks:
         mine = any(pool.held(machine_holder(machine, part)) is not None for pool in pools)
         return not mine and any(pool.taken(previous) for pool in pools)
 
-    def _has_machine(self, network: str, pool: Pool) -> bool:
+    def _keeps(self, network: str, pool: Pool) -> bool:
+        """Whether a machine or a claim has something of a pool, used or not."""
+        parts = ((machine, part) for machine, had in self._of_machine.items() for part in had)
         return any(
             _network(part) == network and pool.held(machine_holder(machine, part)) is not None
-            for machine, parts in self._of_machine.items()
-            for part in parts
-        )
+            for machine, part in parts
+        ) or any(pool.held(_claim_holder(key)) is not None for key in {*self._claims, *self._users})
 
     def _pools_of(self, network: str) -> list[Pool]:
         return [pool for (key, _), pool in self._pools.items() if key == network]
@@ -221,12 +225,31 @@ class Networks:
                     self._use(pod, wish)
                 self._claim(pod, wish)
 
-    def drop_node(self, node: str) -> dict[Owner, None]:
-        """A node is gone, with its parts of layer3 networks."""
-        gone = [each for each, pool in self._pools.items() if each[1] == node and not self._has_machine(each[0], pool)]
-        for each in gone:
+    def nodes(self) -> set[str]:
+        """The nodes with parts of layer3 networks."""
+        return {node for _, node in self._pools if node}
+
+    def put_node(self, node: str, *, exists: bool) -> dict[Owner, None]:
+        """A node has come, or is gone: then with those parts of layer3 networks of which nobody keeps anything."""
+        if exists:
+            self._gone.discard(node)
+            return {}
+        self._gone.add(node)
+        return self._drop(
+            each for each, pool in self._pools.items() if each[1] == node and not self._keeps(each[0], pool)
+        )
+
+    def _drop_unused(self) -> dict[Owner, None]:
+        if not self._gone:
+            return {}
+        return self._drop(each for each, pool in self._pools.items() if each[1] in self._gone and not len(pool))
+
+    def _drop(self, parts: Iterable[tuple[str, str]]) -> dict[Owner, None]:
+        dropped = list(parts)
+        for each in dropped:
             del self._pools[each]
-        return {rows.owner(key): None for key, _ in gone}
+        self._gone &= self.nodes()
+        return {rows.owner(key): None for key, _ in dropped}
 
     def adopt(self, key: str, node: str, subnets: tuple[IPNetwork, ...]) -> None:
         """A node's part of a layer3 network, as its router's port in the database has it."""

@@ -66,6 +66,7 @@ class VmTranslator:
             kept = machines.kept(key)
             if kept is not None:
                 self._keep(key, vm_rows.annotation(kept))
+            self._touch(self._world.networks.keep_only(key, kept or ()))
             self._look_at_router(machines.homes.of(key))
             return EMPTY
         machine = machines.get(key)
@@ -83,7 +84,7 @@ class VmTranslator:
             if given:
                 self._annotate(pod.key, pod.uid, pod_rows.annotation(given))
         kept = work.kept()
-        self._world.networks.keep_only(key, kept.keys())
+        self._touch(self._world.networks.keep_only(key, kept.keys()))
         self._keep(key, vm_rows.annotation(kept))
         if work.problems:
             raise together(work.problems, instead=work.state)

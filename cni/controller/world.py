@@ -101,8 +101,7 @@ class World:
                 self._on_change(("node", name))
                 touched.update(dict.fromkeys(self.pods_on(name)))
         touched.update(dict.fromkeys(self._renew_service_node(name, node)))
-        if node is None:
-            touched.update(self.networks.drop_node(name))
+        touched.update(self.networks.put_node(name, exists=node is not None))
         if old is None or node is None or (old.gateway, old.ready) != (node.gateway, node.ready):
             touched.update(self._egress_touched())
             touched.update(self.machines.away(self.pods[key] for key in self._pods_of_node.get(name, ())))

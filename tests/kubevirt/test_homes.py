@@ -314,3 +314,43 @@ async def test_bandwidth_follows_the_machine(stage: Stage) -> None:
     await stage.settle()
     (rule,) = stage.rows("QoS")
     assert rule["match"] == 'outport == "ns_vm_m"'
+
+
+@pytest.mark.parametrize("claimed", [False, True], ids=["the machine's own", "a claim's"])
+async def test_what_a_gone_node_has_of_a_routed_network_stays_as_long_as_it_is_kept_there(
+    northbound: Northbound, claimed: bool
+) -> None:
+    template = spec(interface("default"), interface("blue"), networks={"blue": "routed"})
+    asked = json.dumps([{"name": "routed", **({"ipam-claim-reference": "c"} if claimed else {})}])
+    claim = {"metadata": {"name": "c", "namespace": "ns"}, "spec": {"network": "routed", "interface": "blue"}}
+    others = [each for each in nodes("dual") if each["metadata"]["name"] != "n1"]
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *nodes("dual"))
+        stage.put("network", ROUTED)
+        stage.put("ipamclaim", claim)
+        stage.put("vm", vm("m", template))
+        run(stage, "a", on="n1", template=template, networks=asked)
+        await stage.settle()
+        before = addresses(stage, "ns.routed_ns_vm_m")
+        stop(stage, "a")
+        stage.remove("node", "n1")
+        await stage.settle()
+        run(stage, "b", on="n2", template=template, networks=asked)
+        await stage.settle()
+        assert addresses(stage, "ns.routed_ns_vm_m") == before
+        kept = json.dumps(stage.machines["ns/m"])
+        ips = {"status": {"ips": list(stage.claims.get("ns/c", ()))}}
+    async with Stage(northbound.remote) as stage:
+        stage.put("node", *others)
+        stage.put("network", ROUTED)
+        stage.put("ipamclaim", {**claim, **ips})
+        stage.put("vm", vm("m", template, **{VM_NETWORKS: kept}))
+        run(stage, "b", on="n2", template=template, networks=asked)
+        await stage.settle()
+        assert addresses(stage, "ns.routed_ns_vm_m") == before
+        stop(stage, "b")
+        stage.remove("vm", "ns/m")
+        stage.remove("ipamclaim", "ns/c")
+        await stage.settle()
+        assert not stage.problems
+        assert "ns.routed_n1" not in stage.named("Logical_Switch")
