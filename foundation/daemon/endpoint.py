@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import stat
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -68,8 +69,8 @@ class Endpoint:
             self._server = await asyncio.start_server(
                 self._serve, host.strip("[]") or None, int(port), limit=_LARGEST_HEAD
             )
-        except OSError as error:
-            raise OSError(f"http: cannot listen on {listen}: {os.strerror(error.errno or 0)}") from None
+        except (OSError, OverflowError) as error:
+            raise OSError(f"http: cannot listen on {listen}: {why(error)}") from None
         bound = self._server.sockets[0].getsockname()
         self.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
 
@@ -104,10 +105,14 @@ class Endpoint:
                 if not head.startswith(b"HEAD "):
                     writer.write(body)
                 await writer.drain()
-        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
+        except TimeoutError:
+            # Closing alone would keep what it does not read for as long as it likes.
+            writer.transport.abort()
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
             pass  # A client that went away or talks something else is its own affair.
         except asyncio.CancelledError:
-            pass  # Only `stop` cancels, and asyncio.streams reports a handler that ends cancelled as an error.
+            # Only `stop` cancels, and asyncio.streams reports a handler that ends cancelled as an error.
+            writer.transport.abort()
         finally:
             writer.close()
             if task is not None:
@@ -144,3 +149,10 @@ class Endpoint:
             _log.exception("answering %s failed by a fault of ours", path)
             return "500 Internal Server Error", _JSON, b'{"error":"the daemon\'s log has the reason"}\n'
         return f"{number} {_STATUS[number]}", _JSON, msgspec.json.encode(content) + b"\n"
+
+
+def why(error: OSError | OverflowError) -> str:
+    """Why a listener could not be had, without asyncio's repetition of the address."""
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror)
+    return os.strerror(error.errno or 0) if isinstance(error, OSError) else "a port is a number up to 65535"

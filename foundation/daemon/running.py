@@ -89,8 +89,15 @@ class Daemon:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._stack.pop(task, None)
-        if task.cancelled() or (error := task.exception()) is None:
+        if task.cancelled():
+            if task.cancelling() or self.stopping.is_set():
+                return
+            # Nobody cancelled it: something that it waited for was. Without it the daemon would only seem to run.
+            error: BaseException = asyncio.CancelledError("something it waited for was cancelled")
+        elif (raised := task.exception()) is None:
             return
+        else:
+            error = raised
         if self.stopping.is_set():
             _log.error("task %s failed while stopping: %s", task.get_name(), error, exc_info=error)
             return
@@ -110,7 +117,10 @@ class Daemon:
             try:
                 async with asyncio.timeout_at(self._end):
                     await callback()
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+                    raise
                 self.failure = self.failure or f"stopping {name} failed: {_plain(error)}"
                 late = " (the deadline of the stop)" if self.seconds_left <= 0 else ""
                 _log.exception("stopping %s failed%s: %s", name, late, _plain(error))

@@ -83,5 +83,6 @@ def claim_unix_path(path: Path, *, mode: int) -> None:
 def _answered(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        # EAGAIN: a listener whose backlog is full. ECONNREFUSED: a socket file whose process is gone.
-        return probe.connect_ex(str(path)) in (0, errno.EAGAIN, errno.EINPROGRESS)
+        # Only these tell of a socket file whose process is gone. Others are signs of life: a listener whose backlog is
+        # full (EAGAIN), one of another kind (EPROTOTYPE), one that we may not call (EACCES).
+        return probe.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT)

@@ -195,6 +195,35 @@ async def test_stop_drops_a_client_that_never_finishes_its_request(
     assert caplog.records == []
 
 
+async def test_a_client_that_reads_nothing_costs_no_memory(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foundation.daemon.endpoint._ANSWER_SECONDS", 0.2)
+
+    async def large(_: Mapping[str, str]) -> tuple[int, object]:
+        return 200, "x" * (16 << 20)
+
+    endpoint.serve("/large", large)
+    host, _, port = endpoint.address.rpartition(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
+        async with asyncio.timeout(30):
+            while not endpoint._serving:
+                await asyncio.sleep(0.01)
+            while endpoint._serving:
+                await asyncio.sleep(0.01)
+        client.settimeout(30)
+
+        def rest() -> int:
+            read = 0
+            with contextlib.suppress(ConnectionError):
+                while part := client.recv(1 << 20):
+                    read += len(part)
+            return read
+
+        assert await asyncio.to_thread(rest) < 16 << 20
+
+
 async def test_over_a_unix_socket(health: Health, tmp_path: Path) -> None:
     path = tmp_path / "run" / "http.sock"
     endpoint = Endpoint(health)
@@ -225,3 +254,12 @@ async def test_what_is_no_address_is_told(health: Health, listen: str) -> None:
 async def test_port_that_is_taken_is_told(endpoint: Endpoint, health: Health) -> None:
     with pytest.raises(OSError, match=f"http: cannot listen on {endpoint.address}: Address already in use"):
         await Endpoint(health).start(endpoint.address)
+
+
+@pytest.mark.parametrize(
+    ("listen", "why"),
+    [("no.such.host.invalid:1", "not known|resolution"), ("127.0.0.1:70000", "a port is a number up to 65535")],
+)
+async def test_what_cannot_be_listened_on_is_told_why(health: Health, listen: str, why: str) -> None:
+    with pytest.raises(OSError, match=rf"^http: cannot listen on {listen}: .*({why})"):
+        await Endpoint(health).start(listen)

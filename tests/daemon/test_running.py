@@ -341,3 +341,43 @@ async def test_daemon_in_a_test_stops_what_it_started_last_first() -> None:
     assert order == ["short", "two", "task", "one"]
     assert daemon.stopping.is_set()
     assert daemon.failure == ""
+
+
+async def test_a_task_that_ends_by_anothers_cancellation_stops_the_daemon() -> None:
+    async with Daemon("test") as daemon:
+        future = asyncio.get_running_loop().create_future()
+
+        async def wait() -> None:
+            await future
+
+        daemon.spawn(wait(), name="watch")
+        await asyncio.sleep(0)
+        future.cancel()
+        async with asyncio.timeout(30):
+            await daemon.stopping.wait()
+        assert daemon.failure == "task watch failed: something it waited for was cancelled"
+
+
+async def test_a_task_that_its_owner_cancels_is_no_failure() -> None:
+    async with Daemon("test") as daemon:
+        task = daemon.spawn(asyncio.sleep(60), name="watch")
+        task.cancel()
+        await asyncio.wait({task})
+        await asyncio.sleep(0)
+        assert not daemon.stopping.is_set()
+
+
+async def test_a_callback_that_ends_cancelled_does_not_keep_the_others_from_running() -> None:
+    stopped = []
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    async def other() -> None:
+        stopped.append("other")
+
+    async with Daemon("test") as daemon:
+        daemon.on_stop(other)
+        daemon.on_stop(cancelled)
+    assert stopped == ["other"]
+    assert daemon.failure

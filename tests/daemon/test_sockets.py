@@ -128,3 +128,17 @@ def test_longest_path_is_taken_and_one_byte_more_is_refused(tmp_path: Path) -> N
 def test_relative_path_is_refused() -> None:
     with pytest.raises(ValueError, match="is not absolute"):
         claim_unix_path(Path("s.sock"), mode=0o600)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
+def test_a_living_socket_of_another_kind_is_not_taken_for_dead(tmp_path: Path, kind: socket.SocketKind) -> None:
+    path = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX, kind) as other:
+        other.bind(str(path))
+        if kind is socket.SOCK_SEQPACKET:
+            other.listen()
+        with pytest.raises(SocketTaken):
+            claim_unix_path(path, mode=0o600)
+        assert path.exists()
+    claim_unix_path(path, mode=0o600)
+    assert not path.exists()
