@@ -16,7 +16,8 @@ _DEGRADED: Final = "DpuStorageDegraded"
 _DONE: Final = ("Succeeded", "Failed")
 
 T = TypeVar("T")
-_Count = Annotated[int, msgspec.Meta(ge=0)]
+# What JSON can carry on to a browser as a number of its own.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class _Given(msgspec.Struct, frozen=True):
@@ -176,5 +177,5 @@ def _decoded(text: str | msgspec.Raw, kind: type[T]) -> T | None:
     """None for what is not as our daemons write it: anybody may write on an object, and the others are shown still."""
     try:
         return msgspec.json.decode(text, type=kind)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from cni.status_page.following import Following, Update
+from foundation.daemon.endpoint import why
 
 PAGE: Final = Path(__file__).with_name("page.html")
 _REQUEST_SECONDS: Final = 10.0
@@ -55,8 +55,8 @@ class StatusPage:
             self._server = await asyncio.start_server(
                 self._serve, host.strip("[]") or None, int(port), limit=_LARGEST_HEAD
             )
-        except OSError as error:
-            raise OSError(f"status_page.listen: cannot listen on {listen}: {os.strerror(error.errno or 0)}") from None
+        except (OSError, OverflowError) as error:
+            raise OSError(f"status_page.listen: cannot listen on {listen}: {why(error)}") from None
         bound = self._server.sockets[0].getsockname()
         self.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
 
@@ -74,20 +74,18 @@ class StatusPage:
         task = asyncio.current_task()
         assert task is not None
         self._serving.add(task)
-        # A viewer that went away is no fault; and only `stop` cancels.
-        with contextlib.suppress(
-            TimeoutError,
-            ConnectionError,
-            asyncio.IncompleteReadError,
-            asyncio.LimitOverrunError,
-            asyncio.CancelledError,
-        ):
+        try:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
             method, _, rest = head.split(b"\r\n", 1)[0].decode("latin-1").partition(" ")
             await self._answer(method, rest.partition(" ")[0].partition("?")[0], reader, writer)
-        writer.close()
-        self._serving.discard(task)
+            writer.close()
+        except _USUAL_ENDS:
+            # A viewer that went away is no fault, and only `stop` cancels. Closing alone would keep what one that
+            # reads nothing leaves lying.
+            writer.transport.abort()
+        finally:
+            self._serving.discard(task)
 
     async def _answer(self, method: str, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if method not in ("GET", "HEAD"):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from cni.status_page.following import Following
@@ -184,6 +187,29 @@ async def test_something_else_than_http_is_dropped(page: StatusPage) -> None:
     writer.close()
 
 
+async def test_a_viewer_that_reads_nothing_makes_place(page: StatusPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cni.status_page.server._WRITE_SECONDS", 0.2)
+    monkeypatch.setattr(page, "_page", b"x" * (16 << 20))
+    host, _, port = page.address.rpartition(":")
+    with socket.create_connection((host, int(port))) as viewer:
+        viewer.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not page._serving:
+                await asyncio.sleep(0.01)
+            while page._serving:
+                await asyncio.sleep(0.01)
+        viewer.settimeout(WAIT_SECONDS)
+
+        def rest() -> int:
+            read = 0
+            with contextlib.suppress(ConnectionError):
+                while part := viewer.recv(1 << 20):
+                    read += len(part)
+            return read
+
+        assert await asyncio.to_thread(rest) < 16 << 20
+
+
 @pytest.mark.parametrize("listen", ["9480", "localhost:", "127.0.0.1:http"])
 async def test_an_address_that_is_none_is_refused(client: KubeClient, listen: str) -> None:
     with pytest.raises(ValueError, match=r"status_page\.listen: expected host:port"):
@@ -197,6 +223,8 @@ async def test_an_address_that_is_none_is_refused(client: KubeClient, listen: st
         ('{"functions": null}', '{"hardwareBytes": "x"}', '{"default": {"ips": null}}'),
         ('{"functions": {"total": -1}}', '{"hardwareBytes": 1e999}', '{"default": 1, "other": {"ips": [1]}}'),
         ("", "null", "null"),
+        (f'{{"functions": {{"total": {10**40}}}}}', f'{{"hardwareBytes": {10**40}}}', f'{{"default": {10**40}}}'),
+        ("[" * 100_000, "[" * 100_000, f'{{"default": {"[" * 100_000}'),
     ],
 )
 def test_malformed_annotations_are_no_obstacle(storage: str, offload: str, networks: str) -> None:
@@ -214,6 +242,7 @@ def test_malformed_annotations_are_no_obstacle(storage: str, offload: str, netwo
         for name, text in (("odd", networks), ("plain", '{"default": {"ips": ["10.0.0.1/24"], "mac": "m"}}'))
     ]
     found = draw(nodes=nodes, pods=pods, volumes=[], attachments=[])
+    assert msgspec.json.encode(found)
     assert (found["n"].ready, found["n"].offload, found["n"].problem) == (
         False,
         None,
