@@ -41,6 +41,19 @@ class _Subnet:
         self.parts = _without(range(self.first, self.top + 1), self.base, self.excluded)
         self.count = min(sum(map(len, self.parts)), LARGEST - reserved)
         self.holders: dict[int, str] = {}
+        self.used = 0
+        """How many of those that are given out by choice have a holder."""
+
+    def take(self, offset: int, holder: str) -> None:
+        self.holders[offset] = holder
+        self.used += self._may_pick(offset)
+
+    def free(self, offset: int) -> None:
+        del self.holders[offset]
+        self.used -= self._may_pick(offset)
+
+    def _may_pick(self, offset: int) -> bool:
+        return any(offset in part for part in self.parts)
 
     def offset(self, address: IPAddress) -> int:
         return int(address) - self.base
@@ -62,7 +75,7 @@ class _Subnet:
     def pick(self, seed: str) -> int | None:
         """A free offset; where the search begins is a function of the seed, so that an address is not soon reused,
         and the same name finds the same address again while it is free."""
-        if not self.count:
+        if self.used >= self.count:
             return None
         start = zlib.crc32(seed.encode()) % self.count
         # Of one more than there are holders, one is free.
@@ -186,7 +199,7 @@ class Pool:
         ips = {ipaddress.ip_interface(text).version: text for text in held.ips}
         for version, offset in found.items():
             subnet = self._subnets[version]
-            subnet.holders[offset] = holder
+            subnet.take(offset, holder)
             ips[version] = prefix(subnet.network, subnet.address(offset))
         whole = self._held[holder] = Assignment(tuple(ips[version] for version in self._subnets), held.mac)
         return whole
@@ -279,7 +292,7 @@ class Pool:
 
     def _take(self, holder: str, offsets: list[tuple[_Subnet, int]], mac: str) -> Assignment:
         for subnet, offset in offsets:
-            subnet.holders[offset] = holder
+            subnet.take(offset, holder)
         ips = tuple(prefix(subnet.network, subnet.address(offset)) for subnet, offset in offsets)
         self._macs[mac] = holder
         assignment = self._held[holder] = Assignment(ips, mac)
@@ -293,6 +306,6 @@ class Pool:
         for text in held.ips:
             address = ipaddress.ip_interface(text).ip
             subnet = self._subnets[address.version]
-            del subnet.holders[subnet.offset(address)]
+            subnet.free(subnet.offset(address))
         del self._macs[held.mac]
         return True
