@@ -1,5 +1,7 @@
 """What csi-node-dpu tells the cluster about its DPU: the annotation on the DPU's Node."""
 
+from typing import Annotated
+
 import msgspec
 
 from foundation.kube.models.core import Node
@@ -8,11 +10,15 @@ STORAGE_ANNOTATION = "dpu-offload.io/storage"
 HOST_NODE_LABEL = "dpu-offload.io/host-node"
 
 
+# Beyond it CSI's max_volumes_per_node, say, has no number.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+
 class Functions(msgspec.Struct, frozen=True):
     """Emulated functions of a DPU."""
 
-    total: int = 0
-    free: int = 0
+    total: _Count = 0
+    free: _Count = 0
 
 
 class Announcement(msgspec.Struct, frozen=True, rename="camel"):
@@ -33,7 +39,7 @@ def announced(node: Node) -> Announcement | None:
         return None
     try:
         return msgspec.json.decode(text, type=Announcement)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 

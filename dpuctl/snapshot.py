@@ -108,14 +108,14 @@ def networks_of(pod: Pod) -> dict[str, GivenNetwork]:
     try:
         text = pod.metadata.annotations.get(suite.NETWORKS_ANNOTATION, "{}")
         return msgspec.json.decode(text, type=dict[str, GivenNetwork])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return {}
 
 
 def _annotation(node: Node, name: str, kind: type[S]) -> S | None:
     try:
         return msgspec.json.decode(node.metadata.annotations.get(name, ""), type=kind)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 

@@ -287,7 +287,7 @@ def _selections(pod: Pod) -> Iterator[str]:
     if text.startswith("["):
         try:
             entries = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict) and entry.get("name"):

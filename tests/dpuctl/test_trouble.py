@@ -93,10 +93,12 @@ NONSENSE = ("{", "[]", "null", '{"default": 5}', '{"default": null}', '{"default
 async def test_annotations_that_nobody_can_read(cluster: tuple[KubeClient, Path]) -> None:
     client, kubeconfig = cluster
     await create_objects(client, class_parameters={})
-    texts = (*NONSENSE, '{"default": {"ips": ["nonsense"], "mac": "m"}}')
+    deep = "[" * 20000 + "]" * 20000
+    texts = (f'{{"default": {{"x": {deep}}}}}', *NONSENSE, '{"default": {"ips": ["nonsense"], "mac": "m"}}')
     for number, text in enumerate(texts):
         body = objects.pod(f"odd{number}", node_name=HOST_NODE)
-        annotations = {"dpu-offload.io/pod-networks": text, "k8s.v1.cni.cncf.io/networks": "[5" if number else "{}"}
+        selected = ("{}", "[5", deep)[min(number, 2)]
+        annotations = {"dpu-offload.io/pod-networks": text, "k8s.v1.cni.cncf.io/networks": selected}
         body["metadata"]["annotations"] = annotations
         await client.create(resources.PODS, body)
     annotations = dict.fromkeys((f"dpu-offload.io/{name}" for name in ("storage", "link", "offload")), NONSENSE[3])
@@ -119,7 +121,7 @@ async def test_annotations_that_nobody_can_read(cluster: tuple[KubeClient, Path]
         assert (first.stdout, first.exit_code) == (second.stdout, second.exit_code), words
         assert first.stdout or first.stderr.startswith("dpuctl: "), words
     shown = json.loads((await dpuctl(kubeconfig, "pods", "-o", "json")).stdout)
-    assert [(row["pod"], row["addresses"]) for row in shown] == [(f"odd{len(NONSENSE)}", ["nonsense"])]
+    assert [(row["pod"], row["addresses"]) for row in shown] == [(f"odd{len(texts) - 1}", ["nonsense"])]
     (volume,) = json.loads((await dpuctl(kubeconfig, "volumes", "-o", "json")).stdout)
     assert volume["function"] == "pfxvf0"
 
