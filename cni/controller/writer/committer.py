@@ -38,7 +38,7 @@ class Committer:
 
     A transaction whose fate is unknown (connection lost) needs no special care: its owners stay pending, and what
     it did is in the replica when the session is back. `on_committed(owners)` and `on_refused(owner, error)` tell the
-    outcome.
+    outcome, the latter once until the owner's rows are committed.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Committer:
         self._idle = asyncio.Event()
         self._blocked: dict[RowId, set[Owner]] = {}
         self._parked: dict[Owner, Pending] = {}
+        self._told: set[Owner] = set()
         self.actual.subscribe(self._drifted)
 
     def wake(self) -> None:
@@ -134,6 +135,7 @@ class Committer:
             self.statistics.owners += len(work)
             for kind, count in made.rows_written.items():
                 self.statistics.rows[kind] = self.statistics.rows.get(kind, 0) + count
+        self._told.difference_update(work)
         waiting: set[Owner] = set()
         for row_id, owners in made.blocked.items():
             self._blocked.setdefault(row_id, set()).update(owners)
@@ -160,8 +162,10 @@ class Committer:
         if len(work) == 1:
             ((owner, pending),) = work.items()
             self.statistics.refused += 1
-            _log.error("the northbound database refuses %s %s: %s", owner.kind, owner.key, error)
-            self._on_refused(owner, error)
+            if owner not in self._told:  # it is tried again every second
+                self._told.add(owner)
+                _log.error("the northbound database refuses %s %s: %s", owner.kind, owner.key, error)
+                self._on_refused(owner, error)
             asyncio.get_running_loop().call_later(
                 RETRY_SECONDS * random.uniform(0.5, 1.0), self._keep, {owner: pending}
             )
