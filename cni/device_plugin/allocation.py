@@ -12,7 +12,7 @@ from cni.device_plugin import cdi, environment
 from cni.device_plugin.candidates import Device, is_vfio
 from cni.device_plugin.config import Pool
 from cni.device_plugin.device_info import DeviceInfoFiles
-from cni.device_plugin.errors import BadRequest, ResetFailed, UnhealthyDevice, UnknownDevice
+from cni.device_plugin.errors import BadRequest, CannotWrite, ResetFailed, UnhealthyDevice, UnknownDevice
 from cni.device_plugin.health import suits
 from cni.device_plugin.nodes import DeviceNodes, Node
 from dpu_offload_stubs.kubelet.deviceplugin.v1beta1 import api_pb2
@@ -35,7 +35,10 @@ class Allocator:
     def allocate(
         self, resource: str, pool: Pool, devices: Mapping[str, Device], wanted: Sequence[str]
     ) -> api_pb2.ContainerAllocateResponse:
-        """Raises BadRequest, UnknownDevice, UnhealthyDevice; nothing is written before all devices are found well."""
+        """Nothing is written before all devices are found well.
+
+        Raises BadRequest, UnknownDevice, UnhealthyDevice, CannotWrite.
+        """
         if not wanted or len(set(wanted)) != len(wanted):
             raise BadRequest(f"{resource}: a container asks for {list(wanted) or 'no device at all'}")
         chosen = [_known(resource, devices, device) for device in wanted]
@@ -63,7 +66,13 @@ class Allocator:
                 answer.devices.add(container_path=node.container, host_path=node.host, permissions="rw")
         if self._device_info is not None:
             for device in chosen:
-                self._device_info.write(resource, device.candidate)
+                try:
+                    self._device_info.write(resource, device.candidate)
+                except OSError as error:
+                    raise CannotWrite(
+                        f"{resource}: no device information of {device.id} for Multus: {error.filename}: "
+                        f"{error.strerror}; mend that, or set device_info_directory to nothing"
+                    ) from error
         return answer
 
     def reset(self, resource: str, pool: Pool, devices: Mapping[str, Device], wanted: Sequence[str]) -> None:
@@ -85,6 +94,19 @@ class Allocator:
                     os.close(descriptor)
             except OSError as error:
                 raise ResetFailed(f"function {device_id} cannot be reset: {error.strerror}") from error
+
+    def describe(self, resource: str, pool: Pool, devices: Mapping[str, Device]) -> None:
+        """Write the CDI file of a pool with CDI: kubelet starts containers again, also after a reboot, by the names
+        that it was once given, without asking for another allocation. Raises CannotWrite."""
+        nodes = {}
+        for device in devices.values():
+            if device.healthy:
+                try:
+                    nodes[device.id] = self._nodes.of(self._current(device, pool), pool)
+                except (UnhealthyDevice, UnknownDevice):
+                    continue
+        if any(nodes.values()):
+            self._write_cdi(resource, nodes)
 
     def tidy(self, devices: Mapping[str, Sequence[Device]]) -> None:
         """Remove the device information of functions that are no longer among these."""
@@ -121,9 +143,15 @@ class Allocator:
                     known[device.id] = self._nodes.of(self._current(device, pool), pool)
                 except (UnhealthyDevice, UnknownDevice):
                     continue
-        cdi.write(self._cdi_directory, resource, known)
+        self._write_cdi(resource, known)
         for device_id in nodes:
             answer.cdi_devices.add(name=cdi.qualified(resource, device_id))
+
+    def _write_cdi(self, resource: str, nodes: Mapping[str, Sequence[Node]]) -> None:
+        try:
+            cdi.write(self._cdi_directory, resource, nodes)
+        except OSError as error:
+            raise CannotWrite(f"{resource}: no CDI file in {self._cdi_directory}: {error.strerror}") from error
 
 
 def _target(link: Path) -> str:

@@ -51,7 +51,7 @@ class Candidate:
 
     `physical` is its own PF for a VF, itself for a PF. `representor` is its netdev in the switch of this machine, ""
     when there is none. `group` are the other members of its IOMMU group. `nvme_state` is the state of its NVMe
-    controller, "" without one.
+    controller, "" without one. `carries` are the bonds, bridges and VLANs that stand on its network device.
     """
 
     function: PciFunction
@@ -61,6 +61,7 @@ class Candidate:
     nvme_state: str = ""
     rdma: tuple[str, ...] = ()
     carries_default_route: bool = False
+    carries: tuple[str, ...] = ()
 
     @property
     def address(self) -> str:

@@ -14,12 +14,18 @@ from cni.device_plugin.atomic import write_atomically
 from cni.device_plugin.nodes import Node
 
 _VERSION = "0.5.0"
+_KIND = re.compile(r"[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?/[A-Za-z]([A-Za-z0-9_-]*[A-Za-z0-9])?")
 
 
 def kind(resource: str) -> str:
     """`dpu-offload.io/vf.fast` -> `dpu-offload.io/vf_fast`: a class has no dots."""
     vendor, _, name = resource.partition("/")
     return f"{vendor}/{re.sub(r'[^A-Za-z0-9_-]', '_', name)}"
+
+
+def is_kind(text: str) -> bool:
+    """Whether vendor and class both begin with a letter and end with a letter or digit."""
+    return _KIND.fullmatch(text) is not None
 
 
 def qualified(resource: str, device: str) -> str:

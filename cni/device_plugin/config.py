@@ -12,8 +12,15 @@ Packing = Literal["packed", "spread"]
 
 Hex4 = Annotated[str, msgspec.Meta(pattern=r"^(0x)?[0-9a-fA-F]{4}$")]
 ClassPrefix = Annotated[str, msgspec.Meta(pattern=r"^(0x)?([0-9a-fA-F]{2}){1,3}$")]
-Domain = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
-PoolName = Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")]
+# Kubelet puts "requests." before the domain when it asks whether it is a DNS subdomain, of 253 characters at most.
+_DOMAIN = r"(?=[a-z0-9.-]{1,244}(/|$))[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+Domain = Annotated[str, msgspec.Meta(pattern=rf"^{_DOMAIN}$")]
+PoolName = Annotated[str, msgspec.Meta(pattern=rf"^({_DOMAIN}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{{0,61}}[A-Za-z0-9])?$")]
+DeviceNode = Annotated[
+    str, msgspec.Meta(pattern=r"^(/dev/)?[A-Za-z0-9_][A-Za-z0-9_:.-]*(/[A-Za-z0-9_][A-Za-z0-9_:.-]*)*$")
+]
+AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"^/")]
+OptionalPath = Annotated[str, msgspec.Meta(pattern=r"^(/|$)")]
 
 
 class Selector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,8 +45,8 @@ class Selector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class ContainerMount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file or directory of the node inside a container."""
 
-    host: str
-    container: str
+    host: AbsolutePath
+    container: AbsolutePath
     read_only: bool = True
 
 
@@ -62,7 +69,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """In switchdev mode a VF without its representor is unhealthy."""
     rdma: bool = False
     """Mount the RDMA character devices of the function too."""
-    nodes: tuple[str, ...] = ()
+    nodes: tuple[DeviceNode, ...] = ()
     """Further device nodes which every container gets, such as /dev/vhost-net."""
     mounts: tuple[ContainerMount, ...] = ()
     """Further mounts which every container gets."""
@@ -96,16 +103,16 @@ class DevicePluginConfig(DaemonConfig, frozen=True, kw_only=True, forbid_unknown
     """What is set up before anything is advertised."""
     resource_domain: Domain = "dpu-offload.io"
     """Domain of the pools whose names have none."""
-    plugins_directory: str = "/var/lib/kubelet/device-plugins"
+    plugins_directory: AbsolutePath = "/var/lib/kubelet/device-plugins"
     """Kubelet's device plugin directory; it is there whatever kubelet's root directory is."""
-    pod_resources: str = "/var/lib/kubelet/pod-resources/kubelet.sock"
+    pod_resources: OptionalPath = "/var/lib/kubelet/pod-resources/kubelet.sock"
     """Kubelet's pod resources socket; empty: do without."""
-    device_info_directory: str = "/var/run/k8s.cni.cncf.io/devinfo/dp"
+    device_info_directory: OptionalPath = "/var/run/k8s.cni.cncf.io/devinfo/dp"
     """Where Multus looks for the device information of what was allocated; empty: do not write it."""
-    cdi_directory: str = "/var/run/cdi"
+    cdi_directory: AbsolutePath = "/var/run/cdi"
     """Where the container runtime reads CDI files, for pools with `cdi`."""
-    sysfs: str = "/sys"
-    devfs: str = "/dev"
-    procfs: str = "/proc"
+    sysfs: AbsolutePath = "/sys"
+    devfs: AbsolutePath = "/dev"
+    procfs: AbsolutePath = "/proc"
     resync_seconds: Annotated[float, msgspec.Meta(ge=1)] = 300.0
     """Longest time between two full looks at the machine; changes are seen by events."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cni.device_plugin.atomic import write_atomically
 from cni.device_plugin.candidates import Candidate
+from foundation.pci.address import is_address
 
 _VERSION = "1.1.0"
 
@@ -42,7 +43,9 @@ class DeviceInfoFiles:
 
     def keep_only(self, resource: str, devices: Collection[str]) -> None:
         """Remove what an earlier start of ours left for devices that are no more."""
-        kept = {self.path(resource, device).name for device in devices}
-        for path in self._directory.glob(f"{resource.replace('/', '-')}-*-device.json"):
-            if path.name not in kept:
+        prefix, suffix = self.path(resource, "\n").name.split("\n")
+        for path in self._directory.glob("*.json"):
+            device = path.name.removeprefix(prefix).removesuffix(suffix)
+            # `vf` must leave the files of `vf-fast` alone.
+            if path.name == self.path(resource, device).name and is_address(device) and device not in devices:
                 path.unlink(missing_ok=True)

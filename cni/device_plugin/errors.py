@@ -29,6 +29,10 @@ class ResetFailed(DevicePluginError):
     """The function did not come out of its reset, so nobody should get it."""
 
 
+class CannotWrite(DevicePluginError):
+    """A file by which others learn of a device cannot be written."""
+
+
 class PreparationError(DevicePluginError):
     """A physical function cannot be brought to its declared state."""
 

@@ -14,6 +14,7 @@ def verdict(candidate: Candidate, pool: Pool, *, advertised: Container[str]) -> 
     """Why the function is unhealthy in this pool; "" when it is well. `advertised`: addresses in pools for VMs."""
     return (
         _driver(candidate, pool)
+        or _node(candidate)
         or _link(candidate, pool)
         or _representor(candidate, pool)
         or _group(candidate, pool, advertised)
@@ -40,6 +41,16 @@ def _driver(candidate: Candidate, pool: Pool) -> str:
     if not driver:
         return f"no driver is bound, pool {pool.name} needs {needed}"
     return f"bound to {driver}, pool {pool.name} needs {needed}"
+
+
+def _node(candidate: Candidate) -> str:
+    """A VF may be the node's own way out, as on many a cloud machine."""
+    name = ", ".join(candidate.function.netdevs)
+    if candidate.carries_default_route:
+        return f"its network device {name} has the node's default route"
+    if candidate.carries:
+        return f"its network device {name} carries the node's {', '.join(candidate.carries)}"
+    return ""
 
 
 def _link(candidate: Candidate, pool: Pool) -> str:

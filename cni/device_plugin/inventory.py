@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cni.device_plugin.candidates import Candidate, GroupMember, Physical
@@ -107,8 +108,14 @@ class Inventory:
             ),
             nvme_state=controllers[0].state if controllers else "",
             rdma=self._sysfs.rdma_devices(function.address) if function.class_code >> 16 == _NETWORK else (),
-            carries_default_route=not function.is_vf and not routed.isdisjoint(function.netdevs),
+            carries_default_route=not routed.isdisjoint(function.netdevs),
+            carries=self._standing_on(function.netdevs),
         )
+
+    def _standing_on(self, netdevs: Iterable[str]) -> tuple[str, ...]:
+        """Network devices above these: the kernel links a bond, bridge or switch as master too."""
+        found = (name for netdev in netdevs for name in _names(self._sysfs.root / "class/net" / netdev))
+        return tuple(sorted(name.removeprefix("upper_") for name in found if name.startswith("upper_")))
 
     def _read_physical(self, address: str) -> Physical:
         function = self._functions.get(address)
@@ -144,6 +151,13 @@ class Inventory:
 
 def _is_bridge(function: PciFunction) -> bool:
     return function.class_code >> 16 == _BRIDGE
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
 
 
 def _text(path: Path) -> str:

@@ -209,8 +209,9 @@ def remove_leftovers(directory: Path, resource: str) -> None:
 
 
 def _stem(resource: str) -> str:
-    """How the names of a resource's sockets begin: a path of the kernel's has room for 107 bytes with its directory."""
-    stem = re.sub(r"[^A-Za-z0-9_-]", "_", resource)
-    if len(stem) <= _LONGEST_STEM:
-        return stem
-    return f"{stem[: _LONGEST_STEM - 9]}-{hashlib.sha256(resource.encode()).hexdigest()[:8]}"
+    """How the names of a resource's sockets begin: a path of the kernel's has room for 107 bytes with its directory.
+
+    The hash keeps those apart that differ in nothing else, such as `vf.fast` and `vf_fast`.
+    """
+    readable = re.sub(r"[^A-Za-z0-9_-]", "_", resource)[: _LONGEST_STEM - 9]
+    return f"{readable}-{hashlib.sha256(resource.encode()).hexdigest()[:8]}"

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from cni.device_plugin.allocation import Allocator
 from cni.device_plugin.candidates import Device
+from cni.device_plugin.config import Pool
+from cni.device_plugin.errors import CannotWrite
 from cni.device_plugin.inventory import Inventory
 from cni.device_plugin.kubelet import Patience, Registration
 from cni.device_plugin.link_events import LinkEvents
@@ -135,7 +137,16 @@ class DevicePlugin:
         before, self._devices = self._devices, self._pools.divide(self._inventory.candidates)
         for resource, devices in self._devices.items():
             _report(resource, before.get(resource, ()), devices)
+            pool = self._pools.resources[resource]
+            if pool.cdi and (everything or devices != before.get(resource)):
+                await self._describe(resource, pool, devices)
             self._servers[resource].update(devices)
+
+    async def _describe(self, resource: str, pool: Pool, devices: Sequence[Device]) -> None:
+        try:
+            await asyncio.to_thread(self._allocator.describe, resource, pool, {device.id: device for device in devices})
+        except CannotWrite as error:
+            log.warning("%s", error, extra={"resource": resource})
 
     # --- kubelet -------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from cni.device_plugin import cdi
 from cni.device_plugin.candidates import Candidate, Device
 from cni.device_plugin.config import Pool
 from cni.device_plugin.errors import BadSelector
@@ -29,6 +30,16 @@ class Pools:
             # kubelet's rule for extended resources: those domains are the orchestrator's own.
             if _NATIVE in name:
                 raise BadSelector(f"{name}: kubelet takes no resource below kubernetes.io; name a domain of your own")
+        kinds: dict[str, str] = {}
+        for name, pool in self._pools.items():
+            if not pool.cdi:
+                continue
+            if not cdi.is_kind(cdi.kind(name)):
+                raise BadSelector(
+                    f"{name}: a pool with cdi begins its domain and its name with a letter, as CDI demands"
+                )
+            if (other := kinds.setdefault(cdi.kind(name), name)) != name:
+                raise BadSelector(f"{name} and {other} are both {cdi.kind(name)} to CDI; give one another name")
         self._matchers = {
             name: tuple(Matcher(selector) for selector in pool.selectors) for name, pool in self._pools.items()
         }

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import TypeVar
 
 from cni.device_plugin.config import Packing
-from cni.device_plugin.errors import BadRequest, UnknownDevice
+from cni.device_plugin.errors import BadRequest
 
 K = TypeVar("K", bound=Hashable)
 
@@ -33,8 +33,9 @@ def prefer(
     """`size` devices: on the fewest NUMA nodes, then on the fewest PFs, then by the packing rule, lowest index first.
 
     The packing rule decides between PFs that serve equally well: `packed` takes the one with the fewest free devices
-    that suffice, `spread` the one with the most. Raises BadRequest when the numbers contradict each other,
-    UnknownDevice for a device without a place.
+    that suffice, `spread` the one with the most. Devices without a place come last: kubelet may not have heard yet that
+    they are gone or unwell, and fails the pod where no preference is told. Raises BadRequest when the numbers
+    contradict each other.
     """
     chosen = sorted(set(must_include))
     free = sorted(set(available) - set(chosen))
@@ -42,21 +43,19 @@ def prefer(
         raise BadRequest(
             f"{size} devices are asked for, {len(chosen)} of them must be included and {len(free)} more are available"
         )
-    for device in (*chosen, *free):
-        if device not in places:
-            raise UnknownDevice(f"device {device} does not belong to this resource, or is gone")
-    while len(chosen) < size:
-        chosen += _next(free, chosen, size - len(chosen), places, packing)
-        free = [device for device in free if device not in chosen]
-    return chosen
+    placed = [device for device in free if device in places]
+    while placed and len(chosen) < size:
+        chosen += _next(placed, chosen, size - len(chosen), places, packing)
+        placed = [device for device in placed if device not in chosen]
+    return chosen + [device for device in free if device not in places][: size - len(chosen)]
 
 
 def _next(
     free: Sequence[str], chosen: Sequence[str], wanted: int, places: Mapping[str, Place], packing: Packing
 ) -> list[str]:
     """Devices of one PF, as many as it can give of those wanted."""
-    used_nodes = {places[device].numa_node for device in chosen}
-    used_pfs = {places[device].pf for device in chosen}
+    used_nodes = {places[device].numa_node for device in chosen if device in places}
+    used_pfs = {places[device].pf for device in chosen if device in places}
     nodes = {
         node: _grouped(devices, lambda device: places[device].pf)
         for node, devices in _grouped(free, lambda device: places[device].numa_node).items()

@@ -92,7 +92,7 @@ class ResourceServer(api_pb2_grpc.DevicePluginServicer):
     async def GetPreferredAllocation(
         self, request: api_pb2.PreferredAllocationRequest, context: Context
     ) -> api_pb2.PreferredAllocationResponse:
-        places = {device.id: _place(device) for device in self._devices.values()}
+        places = {device.id: _place(device) for device in self._devices.values() if device.healthy}
         answer = api_pb2.PreferredAllocationResponse()
         given: set[str] = set()
         for container in request.container_requests:

@@ -13,6 +13,8 @@ from foundation.pci.address import normalised
 from foundation.pci.errors import BadAddress
 
 _ADDRESS = re.compile(r"([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
+# What the kernel takes as a network device's name.
+_NETDEV = re.compile(r"(?!\.\.?$)[^\s/:]{1,15}")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -37,7 +39,11 @@ class PfChoice:
             if last < first:
                 raise BadSelector(f"{text!r}: {part!r} is no range of VF indexes; expected a form like 0-7 or 12")
             ranges.append((first, last))
-        return cls(normalised(pf) if _ADDRESS.fullmatch(pf) else pf, tuple(ranges))
+        if _ADDRESS.fullmatch(pf):
+            return cls(normalised(pf), tuple(ranges))
+        if not _NETDEV.fullmatch(pf):
+            raise BadSelector(f"{text!r}: {pf!r} is neither a PCI address nor the name of a network device")
+        return cls(pf, tuple(ranges))
 
     def matches(self, candidate: Candidate) -> bool:
         if self.pf not in (candidate.physical.address, candidate.physical.netdev):
@@ -83,9 +89,11 @@ class Matcher:
     def _right_kind(self, candidate: Candidate) -> bool:
         if candidate.function.is_vf:
             return self._selector.functions != "pf"
-        # A PF with VFs serves them, one in switchdev mode is the node's switch, one with the default route its way out.
-        busy = candidate.function.vf_count or candidate.physical.switch_id or candidate.carries_default_route
-        return self._selector.functions != "vf" and not busy
+        # A PF with VFs serves them, one in switchdev mode is the node's switch, one with the default route its way out,
+        # be it by a bond, a bridge or a VLAN.
+        busy = candidate.function.vf_count or candidate.physical.switch_id
+        on_the_way = candidate.carries_default_route or candidate.carries
+        return self._selector.functions != "vf" and not (busy or on_the_way)
 
 
 def _numbers(texts: Iterable[str]) -> frozenset[int]:

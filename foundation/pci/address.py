@@ -36,3 +36,11 @@ class PciAddress(NamedTuple):
 def normalised(text: str) -> str:
     """The kernel's spelling of a PCI address. Raises BadAddress."""
     return str(PciAddress.parse(text))
+
+
+def is_address(text: str) -> bool:
+    """Whether the text is a PCI address in the kernel's spelling."""
+    try:
+        return normalised(text) == text
+    except BadAddress:
+        return False

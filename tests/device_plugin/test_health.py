@@ -1,5 +1,6 @@
 """When a function is unhealthy, with the sentence that says why."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,3 +82,14 @@ def test_verdict(use: Use, facts: dict[str, Any], reason: str) -> None:
 def test_a_pool_may_do_without_link_and_representor() -> None:
     pool = Pool(name="p", selectors=(Selector(),), link=False, representor=False)
     assert verdict(candidate(operstate="down", switch="aa"), pool, advertised=()) == ""
+
+
+def test_a_function_by_which_the_node_itself_is_reached_is_nobodys() -> None:
+    function = PciFunction(address="0000:03:00.4", driver="mlx5_core", is_vf=True, netdevs=("ens1v2",))
+    own, pool = Candidate(function, Physical("0000:03:00.0")), Pool(name="p", selectors=(Selector(),))
+    assert verdict(own, pool, advertised=()) == ""
+    for facts, reason in (
+        ({"carries_default_route": True}, "its network device ens1v2 has the node's default route"),
+        ({"carries": ("bond0",)}, "its network device ens1v2 carries the node's bond0"),
+    ):
+        assert verdict(replace(own, **facts), pool, advertised=()) == reason

@@ -62,3 +62,15 @@ def test_refresh_equals_scan(machine_type: type[Any], history: list[tuple[str, s
             fresh = Inventory(machine.sysfs, procfs=machine.procfs)
             fresh.scan()
             assert dict(followed.candidates) == dict(fresh.candidates), action
+
+
+def test_what_stands_on_a_function_is_seen(machine: Any) -> None:
+    machine.pf(PF, vfs=VFS[:1])
+    machine.netdev("ens1", PF)
+    machine.netdev("ens1v0", VFS[0])
+    for link in ("upper_bond0", "master", "upper_ens1.7"):
+        (machine.sysfs_root / "class/net/ens1" / link).mkdir()
+    inventory = Inventory(machine.sysfs, procfs=machine.procfs)
+    inventory.scan()
+    assert inventory.candidates[PF].carries == ("bond0", "ens1.7")
+    assert inventory.candidates[VFS[0]].carries == ()

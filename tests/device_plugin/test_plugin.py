@@ -208,6 +208,30 @@ async def test_resources_with_long_names_keep_apart(card: Any, kubelet: Any) -> 
         await kubelet.until(f"dpu-offload.io/{name}2", {VF1: "Healthy"})
 
 
+async def test_resources_that_differ_in_a_dot_keep_apart(card: Any, kubelet: Any) -> None:
+    pools = [
+        Pool(name=name, selectors=(Selector(addresses=(address,)),)) for name, address in (("vf.a", VF0), ("vf_a", VF1))
+    ]
+    async with running(card, kubelet, *pools) as plugin:
+        await kubelet.until("dpu-offload.io/vf.a", {VF0: "Healthy"})
+        await kubelet.until("dpu-offload.io/vf_a", {VF1: "Healthy"})
+        assert not plugin.daemon.failure  # type: ignore[attr-defined]  # see `running`
+
+
+async def test_a_start_leaves_the_device_information_of_other_pools(card: Any, kubelet: Any) -> None:
+    files = card.root / "devinfo"
+    files.mkdir()
+    kept = [f"dpu-offload.io-vf-{VF0}-device.json", f"dpu-offload.io-vf-fast-{VF1}-device.json", "other.json"]
+    for name in (*kept, "dpu-offload.io-vf-0000:99:00.1-device.json"):
+        (files / name).write_text("{}")
+    pools = [
+        Pool(name=name, selectors=(Selector(addresses=(address,)),))
+        for name, address in (("vf", VF0), ("vf-fast", VF1))
+    ]
+    async with running(card, kubelet, *pools):
+        assert sorted(path.name for path in files.iterdir()) == sorted(kept)
+
+
 async def test_own_socket_removed_behind_our_back(card: Any, kubelet: Any) -> None:
     async with running(card, kubelet):
         await kubelet.until(VF, BOTH)
@@ -220,7 +244,7 @@ async def test_own_socket_removed_behind_our_back(card: Any, kubelet: Any) -> No
 
 
 async def test_leftover_socket_of_a_killed_plugin_is_removed(card: Any, kubelet: Any) -> None:
-    leftover = kubelet.directory / "dpu-offload_io_vf.00000000.sock"
+    leftover = kubelet.directory / "dpu-offload_io_vf-c5a83519.00000000.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(leftover))
     async with running(card, kubelet):
@@ -337,6 +361,27 @@ async def test_cdi_names_instead_of_nodes(card: Any, kubelet: Any) -> None:
         edits = {device["name"]: device["containerEdits"]["deviceNodes"] for device in spec["devices"]}
         assert [node["path"] for node in edits[VF1]] == ["/dev/vfio/vfio", "/dev/vfio/41"]
         assert set(edits) == {VF0, VF1}
+
+
+async def test_containers_of_before_find_their_cdi_names_after_a_reboot(card: Any, kubelet: Any) -> None:
+    """Kubelet keeps what Allocate answered: it asks again neither after a reboot nor for a container's restart."""
+    card.bind(VF0, "vfio-pci")
+    vm = Pool(name="vm", selectors=(Selector(),), use="vfio", cdi=True)
+    async with running(card, kubelet, vm):
+        path = card.root / "cdi/dpu-offload.io-vm.json"
+        assert [device["name"] for device in json.loads(path.read_text())["devices"]] == [VF0]
+        card.bind(VF1, "vfio-pci")
+        uevent("bind", VF1)
+        await kubelet.until("dpu-offload.io/vm", BOTH)
+        assert [device["name"] for device in json.loads(path.read_text())["devices"]] == [VF0, VF1]
+
+
+async def test_files_that_cannot_be_written_are_told_in_words(card: Any, kubelet: Any) -> None:
+    (card.root / "devinfo").write_text("a file where the directory should be")
+    async with running(card, kubelet):
+        await kubelet.until(VF, BOTH)
+        with pytest.raises(grpc.aio.AioRpcError, match=f"no device information of {VF0} for Multus: .*Not a directory"):
+            await allocate(kubelet, VF, VF0)
 
 
 async def test_preferred_allocation_over_the_wire(card: Any, kubelet: Any) -> None:

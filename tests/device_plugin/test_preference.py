@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.device_plugin.config import Packing
-from cni.device_plugin.errors import BadRequest, UnknownDevice
+from cni.device_plugin.errors import BadRequest
 from cni.device_plugin.preference import Place, prefer
 
 # name: (NUMA node, PF, index)
@@ -59,9 +59,9 @@ def test_contradictions_are_refused(must: list[str], size: int) -> None:
         prefer(ALL, must, size, places=MACHINE, packing="packed")
 
 
-def test_a_stranger_is_refused() -> None:
-    with pytest.raises(UnknownDevice, match="zz"):
-        prefer(["a0", "zz"], [], 1, places=MACHINE, packing="packed")
+def test_devices_that_have_gone_come_last_and_fail_nobody() -> None:
+    assert prefer(["0", "a0", "zz"], [], 1, places=MACHINE, packing="packed") == ["a0"]
+    assert prefer(["0", "a0", "zz"], ["yy"], 3, places=MACHINE, packing="packed") == ["yy", "a0", "0"]
 
 
 places = st.builds(Place, st.integers(-1, 2), st.sampled_from("ABCD"), st.integers(0, 9)).map(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,12 +35,13 @@ def vf(index: int = 0, **fields: Any) -> Candidate:
     )
 
 
-def pf(*, vfs: int = 0, default_route: bool = False, **fields: Any) -> Candidate:
+def pf(*, vfs: int = 0, default_route: bool = False, carries: tuple[str, ...] = (), **fields: Any) -> Candidate:
     function = {"address": PF, "vendor": 0x15B3, "device": 0xA2DC, "class_code": 0x020000, "driver": "mlx5_core"}
     return Candidate(
         PciFunction(**{**function, "vf_count": vfs, **fields}),
         Physical(PF, netdev="ens1f0np0", operstate="up"),
         carries_default_route=default_route,
+        carries=carries,
     )
 
 
@@ -51,6 +53,7 @@ def pf(*, vfs: int = 0, default_route: bool = False, **fields: Any) -> Candidate
         ({"functions": "pf"}, pf(), True),
         ({"functions": "pf"}, pf(vfs=4), False),
         ({"functions": "any"}, pf(default_route=True), False),
+        ({"functions": "any"}, pf(carries=("bond0",)), False),
         ({"functions": "pf"}, vf(), False),
         ({"vendors": ("15B3",)}, vf(), True),
         ({"vendors": ("0x15b3", "8086")}, vf(), True),
@@ -85,6 +88,12 @@ def test_a_selector_matches(selector: dict[str, Any], candidate: Candidate, expe
 )
 def test_a_bad_choice_of_pfs_is_refused(text: str) -> None:
     with pytest.raises(BadSelector, match="expected a form like"):
+        Matcher(Selector(pfs=(text,)))
+
+
+@pytest.mark.parametrize("text", ["0000:zz:00.0", "03:00.9", "ens1f0/1", "a" * 16, "two words", "."])
+def test_a_pf_that_can_be_no_device_is_refused(text: str) -> None:
+    with pytest.raises(BadSelector, match="neither a PCI address nor the name of a network device"):
         Matcher(Selector(pfs=(text,)))
 
 
@@ -159,6 +168,42 @@ def test_a_named_driver_that_went_keeps_the_function() -> None:
 def test_a_pool_declared_twice_is_refused() -> None:
     with pytest.raises(BadSelector, match=r"declared more than once: d/net"):
         Pools((NET, Pool(name="d/net", selectors=(Selector(),))), domain="d")
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("vf.fast", "vf_fast"), "d/vf_fast and d/vf.fast are both d/vf_fast to CDI"),
+        (("100g",), "d/100g: a pool with cdi begins its domain and its name with a letter"),
+        (("3com.io/vf",), "3com.io/vf: a pool with cdi begins"),
+    ],
+)
+def test_names_that_cdi_cannot_tell_or_take_are_refused(names: tuple[str, ...], says: str) -> None:
+    with pytest.raises(BadSelector, match=says):
+        Pools([Pool(name=name, selectors=(Selector(),), cdi=True) for name in names], domain="d")
+    assert Pools([Pool(name=name, selectors=(Selector(),)) for name in names], domain="d").resources
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        {"name": "a..b/vf"},
+        {"name": "-a.b/vf"},
+        {"name": f"{'a' * 245}/vf"},
+        {"name": "vf", "nodes": ["/etc/shadow"]},
+        {"name": "vf", "nodes": ["/dev/../etc/shadow"]},
+        {"name": "vf", "mounts": [{"host": "hugepages", "container": "/dev/hugepages"}]},
+        {"name": "vf", "mounts": [{"host": "/dev/hugepages", "container": ""}]},
+    ],
+)
+def test_odd_pools_are_refused(pool: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError, match="matching regex"):
+        msgspec.convert({"selectors": [{}], **pool}, Pool)
+
+
+def test_usual_pools_are_taken() -> None:
+    for name in ("vf", "nvidia.com/vf_1.x", f"{'a' * 244}/vf"):
+        assert msgspec.convert({"selectors": [{}], "name": name, "nodes": ["/dev/vhost-net", "net/tun"]}, Pool).name
 
 
 def test_default_routes() -> None:
