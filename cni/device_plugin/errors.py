@@ -37,6 +37,10 @@ class PreparationError(DevicePluginError):
     """A physical function cannot be brought to its declared state."""
 
 
+class NetdevGone(PreparationError):
+    """A network device has no longer the name by which it was just found."""
+
+
 ERRORS = ErrorTable(
     {
         BadRequest: grpc.StatusCode.INVALID_ARGUMENT,

@@ -1,5 +1,6 @@
 """Preparing whole cards on a laid-out machine whose kernel acts on what is written."""
 
+import asyncio
 import errno
 import itertools
 import os
@@ -15,7 +16,7 @@ import pytest
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from cni.device_plugin.config import PhysicalFunction
-from cni.device_plugin.errors import PreparationError
+from cni.device_plugin.errors import NetdevGone, PreparationError
 from cni.device_plugin.preparation.attributes import Attributes
 from cni.device_plugin.preparation.eswitch import DevlinkEswitch, attributes, mode_in
 from cni.device_plugin.preparation.generic_netlink import Refused, ask, decode, encode
@@ -51,6 +52,7 @@ class Kernel(Attributes):
         self.assigned: dict[int, str] = {}
         self.done: list[str] = []
         self.survive = -1
+        self.busy = 0
         machine.function(PF, device="101d", driver={"mlx5": "mlx5_core", "ice": "ice", "igb": "igb"}[family])
         directory = machine.device(PF)
         for name, value in {"sriov_totalvfs": 8, "sriov_numvfs": 0, "sriov_drivers_autoprobe": 1}.items():
@@ -77,6 +79,9 @@ class Kernel(Attributes):
         self.act(f"{path.name}={text.strip()}")
         directory, value = path.parent, text.strip()
         if path.name == "sriov_numvfs":
+            if self.busy:
+                self.busy -= 1
+                raise PreparationError(os.strerror(errno.EBUSY))
             self._set_vfs(int(value))
         elif path.name == "unbind":
             self._bind(value, "")
@@ -151,6 +156,17 @@ class Kernel(Attributes):
         (self.machine.sysfs_root / f"class/net/{netdev}/mtu").write_text(f"{mtu}\n")
 
 
+class Renaming(Kernel):
+    """udev gives the network device its name a moment after somebody has read the old one."""
+
+    def set_mtu(self, netdev: str, mtu: int) -> None:
+        if netdev == "p0":
+            self.machine.remove_netdev("p0")
+            self.machine.netdev("ens1f0np0", PF)
+            raise NetdevGone("network device p0 has gone")
+        super().set_mtu(netdev, mtu)
+
+
 @pytest.fixture
 def events() -> Uevents:
     return Uevents()
@@ -204,6 +220,67 @@ async def test_killed_anywhere_the_next_run_finishes(
             kernel.survive = -1
         await preparer(kernel, events).prepare(FULL)
         assert_prepared(kernel)
+
+
+async def test_a_network_device_that_udev_renames_meanwhile(machine: Any, events: Uevents) -> None:
+    kernel = Renaming(machine)
+    with events:
+        assert await preparer(kernel, events).prepare(PhysicalFunction(pf=PF, mtu=9000)) == 1
+    assert (machine.sysfs_root / "class/net/ens1f0np0/mtu").read_text() == "9000\n"
+
+
+async def test_no_vfio_group_is_touched_when_nothing_is_to_do(
+    machine: Any, events: Uevents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group can be open once: a look at it would fail the VM that starts in that moment."""
+    kernel = Kernel(machine)
+    work = preparer(kernel, events)
+    await work.prepare(FULL)
+    looked: list[str] = []
+    monkeypatch.setattr(
+        "cni.device_plugin.preparation.preparer.evidence",
+        lambda function, devfs: looked.append(function.address) or "",
+    )
+    assert await work.prepare(FULL) == 0
+    assert looked == []
+    assert await work.prepare(PhysicalFunction(pf=PF, vfs=3, mac_prefix="02:aa:bb:dd")) > 0
+    assert looked
+
+
+async def test_one_function_declared_twice_is_left_alone(machine: Any, events: Uevents) -> None:
+    kernel = Kernel(machine)
+    health: dict[str, tuple[bool, str]] = {}
+    declared = [PhysicalFunction(pf=PF, vfs=2), PhysicalFunction(pf="p0", vfs=3)]
+    keeper = Keeper(
+        preparer(kernel, events),
+        declared,
+        set_health=lambda check, ok, reason: health.update({check: (ok, reason)}),
+        beat_seconds=60,
+    )
+    assert not await keeper.once()
+    assert kernel.done == []
+    assert health == {
+        f"pf:{PF}": (False, f"physical function {PF} is declared more than once, also as p0; it stays as it is"),
+        "pf:p0": (False, f"physical function p0 is declared more than once, also as {PF}; it stays as it is"),
+    }
+
+
+async def test_what_is_busy_for_a_moment_is_done_soon(machine: Any, events: Uevents) -> None:
+    kernel = Kernel(machine)
+    wells: asyncio.Queue[bool] = asyncio.Queue()
+    keeper = Keeper(
+        preparer(kernel, events),
+        [PhysicalFunction(pf=PF, vfs=2)],
+        set_health=lambda check, ok, reason: wells.put_nowait(ok),
+        beat_seconds=3600,
+    )
+    kernel.busy = 1
+    assert not await keeper.once()
+    running = asyncio.create_task(keeper.run())
+    async with asyncio.timeout(60):
+        assert [await wells.get(), await wells.get()] == [False, True]
+    running.cancel()
+    assert len(kernel.vfs) == 2
 
 
 async def test_the_kernels_choice_by_name(machine: Any, events: Uevents) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from cni.device_plugin.errors import PreparationError
+from cni.device_plugin.errors import NetdevGone, PreparationError
 
 _WITH_VFS = 1  # RTEXT_FILTER_VF
 
@@ -64,8 +64,8 @@ def macs_in(link: Any) -> dict[int, str]:
 
 
 def _index(route: IPRoute, netdev: str) -> int:
-    """Raises PreparationError."""
+    """Raises NetdevGone."""
     found = route.link_lookup(ifname=netdev)
     if not found:
-        raise PreparationError(f"network device {netdev} has gone")
+        raise NetdevGone(f"network device {netdev} has gone")
     return int(found[0])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cni.device_plugin.config import PhysicalFunction
-from cni.device_plugin.errors import PreparationError
+from cni.device_plugin.errors import NetdevGone, PreparationError
 from cni.device_plugin.preparation.attributes import Attributes
 from cni.device_plugin.preparation.eswitch import Eswitch
 from cni.device_plugin.preparation.links import Links
@@ -26,6 +27,7 @@ from cni.device_plugin.preparation.state import (
     VfState,
 )
 from cni.device_plugin.preparation.users import evidence, holders
+from foundation.daemon.work import Backoff
 from foundation.pci import PciFunction, Sysfs
 from foundation.pci.address import normalised
 from foundation.pci.errors import BadAddress, NoSuchDevice, NotVirtualFunction
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # After a change of mode the driver makes the network device anew, which udev then renames.
 _NETDEV_SECONDS = 10.0
+# Waits for the name that follows one which has just gone.
+_RENAMES = tuple(itertools.islice(Backoff(0.05, 1.0), 5))
 
 
 class Preparer:
@@ -65,18 +69,26 @@ class Preparer:
     async def prepare(self, wanted: PhysicalFunction) -> int:
         """Bring one PF to its declared state; the number of steps that took. Raises PreparationError."""
         try:
-            address = self._address(wanted.pf)
-            state = await self._look(address)
-            steps = plan_card(state, wanted)
+            address = self.address(wanted.pf)
+            steps = await self._plan(address, wanted, plan_card)
             await self._take(address, steps)
-            further = plan_functions(await self._look(address), wanted)
+            further = await self._plan(address, wanted, plan_functions)
             await self._take(address, further)
         except (BadAddress, NoSuchDevice, NotVirtualFunction) as error:
             raise PreparationError(f"physical function {wanted.pf}: {error}") from error
         return len(steps) + len(further)
 
-    def _address(self, pf: str) -> str:
-        """Raises BadAddress, NoSuchDevice."""
+    async def _plan(
+        self, address: str, wanted: PhysicalFunction, plan: Callable[[PfState, PhysicalFunction], tuple[Step, ...]]
+    ) -> tuple[Step, ...]:
+        """Users are looked for only where something is to do: a VM that starts would find its VFIO group busy."""
+        if not plan(await asyncio.to_thread(self._state, address, None), wanted):
+            return ()
+        users = await holders(self._pod_resources)
+        return plan(await asyncio.to_thread(self._state, address, users), wanted)
+
+    def address(self, pf: str) -> str:
+        """Of the PF that a name or an address means. Raises BadAddress, NoSuchDevice."""
         if ":" in pf:
             return normalised(pf)
         netdev = self._sysfs.netdev(pf)
@@ -84,12 +96,8 @@ class Preparer:
             raise NoSuchDevice(f"network device {pf} is no PCI function")
         return netdev.pci
 
-    async def _look(self, address: str) -> PfState:
-        users = await holders(self._pod_resources)
-        return await asyncio.to_thread(self._state, address, users)
-
-    def _state(self, address: str, users: Mapping[str, str]) -> PfState:
-        """Raises NoSuchDevice, NotVirtualFunction."""
+    def _state(self, address: str, users: Mapping[str, str] | None) -> PfState:
+        """Raises NoSuchDevice, NotVirtualFunction. `users` by VF address; None: do not look for any."""
         pf = self._sysfs.function(address, vpd=False)
         netdev = self._uplink(pf)
         addresses = self._sysfs.virtual_functions(address)
@@ -97,18 +105,25 @@ class Preparer:
         vfs = []
         for index, vf in enumerate(addresses):
             function = self._sysfs.function(vf, vpd=False)
-            user = users.get(vf, "") or evidence(function, self._devfs)
+            user = "" if users is None else users.get(vf, "") or evidence(function, self._devfs)
             vfs.append(VfState(vf, index, driver=function.driver, mac=macs.get(index, ""), user=user))
         return PfState(
             address=address,
             driver=pf.driver,
             total_vfs=pf.vf_total,
             netdev=netdev,
-            mtu=self._sysfs.netdev(netdev).mtu if netdev else 0,
+            mtu=self._mtu(netdev) if netdev else 0,
             eswitch=self._eswitch.mode(address),
             autoprobe=self._autoprobe(address),
             vfs=tuple(vfs),
         )
+
+    def _mtu(self, netdev: str) -> int:
+        """0 for one that has another name by now: it is set anew then."""
+        try:
+            return self._sysfs.netdev(netdev).mtu
+        except NoSuchDevice:
+            return 0
 
     def _autoprobe(self, address: str) -> bool:
         try:
@@ -119,7 +134,10 @@ class Preparer:
     def _uplink(self, pf: PciFunction) -> str:
         """The PF's own network device, "" when it has none here; representors hang below the same function."""
         for name in pf.netdevs:
-            port = self._sysfs.netdev(name).port
+            try:
+                port = self._sysfs.netdev(name).port
+            except NoSuchDevice:
+                continue  # udev has just given it another name.
             if port is None or port.kind == "uplink":
                 return name
         return ""
@@ -130,10 +148,19 @@ class Preparer:
         for step in steps:
             log.info("preparing", extra={"pf": address, "step": repr(step)})
             if isinstance(step, SetMtu | SetMac):
-                netdev = await self._netdev(address)
-                await asyncio.to_thread(self._set_link, netdev, step)
+                await self._set_renamed(address, step)
             else:
                 await asyncio.to_thread(self._set, address, step)
+
+    async def _set_renamed(self, address: str, step: SetMtu | SetMac) -> None:
+        """The name may change between its reading and its use, as udev renames what a change of mode has made."""
+        for delay in _RENAMES:
+            try:
+                await asyncio.to_thread(self._set_link, await self._netdev(address), step)
+                return
+            except NetdevGone:
+                await asyncio.sleep(delay)
+        await asyncio.to_thread(self._set_link, await self._netdev(address), step)
 
     def _set_link(self, netdev: str, step: SetMtu | SetMac) -> None:
         if isinstance(step, SetMtu):
