@@ -36,7 +36,7 @@ class Networks:
         """Of each claim: the pods that refer to it, with the machine (or pod) that they are for."""
         self._claimants: dict[str, str] = {}
         self._gone: set[str] = set()
-        """Nodes that are no more, of whose parts of layer3 networks something is kept."""
+        """Nodes that are no more, of whose parts of layer3 networks somebody has something."""
         self._of_machine: dict[str, dict[str, Assignment]] = {}
 
     def put_network(self, key: str, network: Network | Refused | None) -> dict[Owner, None]:
@@ -141,23 +141,16 @@ class Networks:
         mine = any(pool.held(machine_holder(machine, part)) is not None for pool in pools)
         return not mine and any(pool.taken(previous) for pool in pools)
 
-    def _keeps(self, network: str, pool: Pool) -> bool:
-        """Whether a machine or a claim has something of a pool, used or not."""
-        parts = ((machine, part) for machine, had in self._of_machine.items() for part in had)
-        return any(
-            _network(part) == network and pool.held(machine_holder(machine, part)) is not None
-            for machine, part in parts
-        ) or any(pool.held(_claim_holder(key)) is not None for key in {*self._claims, *self._users})
-
     def _pools_of(self, network: str) -> list[Pool]:
         return [pool for (key, _), pool in self._pools.items() if key == network]
 
     def home(self, pod: Pod, wish: Wish) -> str:
         """The node whose part of a layer3 network a pod's address is of: its own, but a machine keeps what it has."""
-        holder = _holder(pod, wish)
-        for (network, node), pool in self._pools.items():
-            if network == wish.network and node and pool.held(holder) is not None:
-                return node
+        # What a machine has itself goes over to a claim that has nothing yet.
+        for holder in (_holder(pod, wish), machine_holder(pod.machine, wish.key)):
+            for (network, node), pool in self._pools.items():
+                if network == wish.network and node and pool.held(holder) is not None:
+                    return node
         return pod.node
 
     def claimed(self, key: str) -> tuple[str, ...] | None:
@@ -195,7 +188,7 @@ class Networks:
         """For layer3: each node's part, as far as any pod has needed one."""
         return {node: pool.subnets for (network, node), pool in self._pools.items() if network == key and node}
 
-    def put_pod(self, key: str, pod: Pod | None) -> None:
+    def put_pod(self, key: str, pod: Pod | None) -> dict[Owner, None]:
         """A pod that needs ports came or changed (or went, or needs none any more: None)."""
         old = self._pods.pop(key, None)
         before = self._wishes.pop(key, ())
@@ -224,32 +217,27 @@ class Networks:
                 if wish.claim:
                     self._use(pod, wish)
                 self._claim(pod, wish)
+        return self._drop_unused()
 
     def nodes(self) -> set[str]:
         """The nodes with parts of layer3 networks."""
         return {node for _, node in self._pools if node}
 
     def put_node(self, node: str, *, exists: bool) -> dict[Owner, None]:
-        """A node has come, or is gone: then with those parts of layer3 networks of which nobody keeps anything."""
+        """A node has come, or is gone: then with its parts of layer3 networks, once nobody has anything of them."""
         if exists:
             self._gone.discard(node)
             return {}
         self._gone.add(node)
-        return self._drop(
-            each for each, pool in self._pools.items() if each[1] == node and not self._keeps(each[0], pool)
-        )
+        return self._drop_unused()
 
     def _drop_unused(self) -> dict[Owner, None]:
-        if not self._gone:
-            return {}
-        return self._drop(each for each, pool in self._pools.items() if each[1] in self._gone and not len(pool))
-
-    def _drop(self, parts: Iterable[tuple[str, str]]) -> dict[Owner, None]:
-        dropped = list(parts)
-        for each in dropped:
+        parts = [(each, pool) for each, pool in self._pools.items() if each[1] in self._gone] if self._gone else []
+        unused = [each for each, pool in parts if not len(pool)]
+        for each in unused:
             del self._pools[each]
-        self._gone &= self.nodes()
-        return {rows.owner(key): None for key, _ in dropped}
+        self._gone &= self.nodes() if self._gone else set()
+        return {rows.owner(key): None for key, _ in unused}
 
     def adopt(self, key: str, node: str, subnets: tuple[IPNetwork, ...]) -> None:
         """A node's part of a layer3 network, as its router's port in the database has it."""

@@ -218,8 +218,7 @@ class World:
                 if pool is not None and pod.wired:
                     self._claim(pool, pod)
         wired = pod if pod is not None and pod.wired else None
-        self.networks.put_pod(key, wired)
-        owners = (pod_owner(key), *self.machines.put_pod(key, old, pod))
+        owners = (pod_owner(key), *self.networks.put_pod(key, wired), *self.machines.put_pod(key, old, pod))
         return {**self._with_later(self.selections.put_pod(key, wired)), **dict.fromkeys(owners)}
 
     def _forget(self, pod: Pod) -> None:

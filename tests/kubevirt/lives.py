@@ -11,8 +11,12 @@ from cni.controller.model.annotations import VM_NETWORKS
 from tests.controller.stage import Stage, node, pod
 from tests.kubevirt.conftest import FAMILIES
 from tests.kubevirt.objects import READY, interface, launcher, spec, vm, vmi
-from tests.kubevirt.scene import LAN
+from tests.kubevirt.scene import network
 
+LANS = {
+    "layer2": network("lan", topology="layer2", subnets="10.9.0.0/24"),
+    "layer3": network("lan", topology="layer3", subnets="10.9.0.0/16/24"),
+}
 MACHINES = ("m", "o")
 NODES: dict[str, dict[str, str]] = {"n1": {}, "n2": {}, "n3": {"dpu-offload.io/mode": "host"}}
 MACS = ("", "02:00:00:00:00:07", "02:00:00:00:00:08")
@@ -36,6 +40,8 @@ class Life:
     exists: bool = True
     mac: str = ""
     claimed: bool = False
+    era: int = 0
+    """Its address on the other network is one as long as this is."""
     spec: dict[str, Any] | None = None
     """Of the instance, while there is one."""
     on: str = ""
@@ -48,8 +54,9 @@ class Life:
 class Cluster:
     """What stands in the API, put on a stage as it changes."""
 
-    def __init__(self, families: str) -> None:
+    def __init__(self, families: str, topology: str) -> None:
         self.families = families
+        self.lan = LANS[topology]
         self.lives = {name: Life(name) for name in MACHINES}
         self.nodes = set(NODES)
         self.claims: dict[str, dict[str, Any]] = {}
@@ -93,7 +100,7 @@ class Cluster:
         for name in sorted(self.nodes):
             self.put("node", self.node(name))
         self.put("node", node("d3", *(each.format(4) for each in FAMILIES[self.families]), labels=DPU))
-        self.put("network", LAN)
+        self.put("network", self.lan)
         for claim in self.claims.values():
             self.put("ipamclaim", claim)
         for life in self.lives.values():
@@ -274,8 +281,10 @@ class Cluster:
         self.put("vm", self.vm(life))
 
     def claim(self, life: Life) -> None:
-        """Taken up or given up with the next start."""
+        """Taken up or given up with the next start. A new one takes over what the machine has; else the claim's address
+        is the claim's, and the machine's its own."""
         life.claimed = not life.claimed
+        life.era += life.name in self.claims
         if life.name not in self.claims:
             self.claims[life.name] = {
                 "metadata": {"name": life.name, "namespace": "ns"},
@@ -285,6 +294,7 @@ class Cluster:
 
     def claim_gone(self, life: Life) -> None:
         del self.claims[life.name]
+        life.era += life.claimed
         life.claimed = False
         self.gone("ipamclaim", f"ns/{life.name}")
 

@@ -231,8 +231,11 @@ async def test_a_claim_is_one_machines_at_a_time(stage: Stage) -> None:
     assert given(stage, "ns.lan_ns_vm_twin") == before
 
 
-async def test_a_machine_that_gets_a_claim_later_keeps_its_address(stage: Stage) -> None:
-    stage.put("network", lan())
+@pytest.mark.parametrize(
+    "config", [{"topology": "layer2", "subnets": "10.9.0.0/24"}, {"topology": "layer3", "subnets": "10.9.0.0/16"}]
+)
+async def test_a_machine_that_gets_a_claim_later_keeps_its_address(stage: Stage, config: dict[str, str]) -> None:
+    stage.put("network", network("lan", **config))
     stage.put("vm", vm("m", TWO))
     run(stage, "a", on="n1", template=TWO, networks=asked(""))
     await stage.settle()

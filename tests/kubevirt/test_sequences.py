@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from foundation.ovsdb import Row
 from tests.controller.stage import Northbound, Stage, contents, pod
 from tests.kubevirt.conftest import FAMILIES
-from tests.kubevirt.lives import Cluster, Life
+from tests.kubevirt.lives import LANS, Cluster, Life
 
 EXAMPLES = int(os.environ.get("KUBEVIRT_SEQUENCES", "20"))
 
@@ -33,7 +33,7 @@ class Watch:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.had: dict[tuple[str, str], str] = {}
+        self.had: dict[tuple[str, str, int], str] = {}
         self.ever: set[str] = set()
 
     def check(self, stage: Stage) -> None:
@@ -77,9 +77,9 @@ class Watch:
         wanted = life.spec["domain"]["devices"]["interfaces"][0].get("macAddress", "") if life.spec else ""
         if part == "default" and wanted:
             assert mac == wanted
-        claimed = f"claimed {life.claimed}" if part == "ns/lan" else ""
+        era = life.era if part == "ns/lan" else 0
         self.ever |= set(ips) if part == "ns/lan" else set()
-        before = self.had.setdefault((life.name, part + claimed), " ".join(ips))
+        before = self.had.setdefault((life.name, part, era), " ".join(ips))
         assert before == " ".join(ips), f"{life.name} had {before} on {part}"
 
     def _all(self, stage: Stage) -> None:
@@ -102,8 +102,8 @@ async def staged(cluster: Cluster, northbound: Northbound) -> AsyncIterator[Stag
         yield stage
 
 
-async def play(families: str, choices: list[int]) -> None:
-    cluster = Cluster(families)
+async def play(families: str, topology: str, choices: list[int]) -> None:
+    cluster = Cluster(families, topology)
     watch = Watch(cluster)
     northbound = Northbound()
     try:
@@ -135,7 +135,7 @@ async def play(families: str, choices: list[int]) -> None:
             # What they had can be had.
             known = set(stage.problems)
             held = {each for row in stage.rows("Logical_Switch_Port") for each in str(row["addresses"]).split("'")[1:2]}
-            free = watch.ever - {ip for each in held for ip in each.split()}
+            free = set() if topology == "layer3" else watch.ever - {ip for each in held for ip in each.split()}
             for claim in cluster.claims:
                 stage.remove("ipamclaim", f"ns/{claim}")
             for index, ip in enumerate(sorted(free)):
@@ -162,6 +162,8 @@ CHOICES = st.lists(st.integers(0, 1 << 20), min_size=20, max_size=60)
     suppress_health_check=list(HealthCheck),
     phases=(Phase.generate,),  # the events are noted; to look for fewer takes minutes
 )
-@given(st.sampled_from(list(FAMILIES)), CHOICES)
-async def test_whatever_happens_each_machine_has_what_is_its_own(families: str, choices: list[int]) -> None:
-    await play(families, choices)
+@given(st.sampled_from(list(FAMILIES)), st.sampled_from(list(LANS)), CHOICES)
+async def test_whatever_happens_each_machine_has_what_is_its_own(
+    families: str, topology: str, choices: list[int]
+) -> None:
+    await play(families, topology, choices)
