@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from benchmarks import report
-from tests.node.stage import DEFAULT, DPU, HOST, Pod, Stage, vf_address
+from lab.network.commands import ip
+from tests.node.stage import DEFAULT, DPU, HOST, Pod, Stage, vf_address, vf_netdev
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
 
@@ -49,6 +50,7 @@ WALKS = {
     ),
 }
 MOMENTS = ("before", "after")
+ALTNAME = "a-name-of-udev"
 EACH = pytest.mark.parametrize("walk", sorted(WALKS))
 
 
@@ -64,9 +66,12 @@ async def figures(stage: Stage, name: str, points: int) -> AsyncIterator[list[st
 
 @contextlib.asynccontextmanager
 async def pod_of(stage: Stage, walk: Walk) -> AsyncIterator[Pod]:
-    """A pod that in the end can be attached and detached as any other."""
+    """A pod that in the end can be attached and detached as any other; its function has every step's work to do."""
     await stage.settled()
     pod = await stage.pod(walk.node, device=vf_address(2) if walk.node == HOST else "")
+    altname = f"dev {vf_netdev(2)} altname {ALTNAME}"
+    if walk.node == HOST:
+        await ip(f"link property add {altname}", namespace=stage.network.namespace(HOST))
     try:
         yield pod
         stage.fault(walk.faulty, "")
@@ -78,6 +83,9 @@ async def pod_of(stage: Stage, walk: Walk) -> AsyncIterator[Pod]:
         stage.fault(walk.faulty, "")
         await stage.settled()
         await stage.forget(pod)
+        if walk.node == HOST:
+            # Which it has again after all of that.
+            await ip(f"link property del {altname}", namespace=stage.network.namespace(HOST))
 
 
 async def killed(stage: Stage, node: str) -> None:
