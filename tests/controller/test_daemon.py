@@ -16,10 +16,12 @@ from cni.controller.model.annotations import POD_NETWORKS
 from foundation.daemon import metrics
 from foundation.daemon.running import Daemon
 from foundation.kube.client import KubeClient
+from foundation.kube.configuration import Connection
 from foundation.kube.models.core import Pod
 from foundation.kube.reflector import Reflector
 from foundation.kube.resources import EVENTS, NETWORK_ATTACHMENT_DEFINITIONS, NODES, PODS
 from foundation.ovsdb import OvsdbSession
+from lab.apiserver.faults import Rule
 from lab.apiserver.server import ApiServer
 from tests.controller.stage import Northbound
 
@@ -108,6 +110,18 @@ async def test_a_pod_gets_its_annotation_and_its_port(api: Path, client: KubeCli
         assert row["addresses"] == {f"{entry['mac']} {str(entry['ips'][0]).removesuffix('/24')}"}  # type: ignore[index]
         await client.delete(PODS, "web", "default", grace_seconds=0)
         await nb.until_absent("Logical_Switch_Port", lambda row: row["name"] == "default_web", deadline=30)
+
+
+async def test_no_answer_of_the_server_costs_a_pod_its_annotation(tmp_path: Path, northbound: Northbound) -> None:
+    """Not even "not found" of a pod that is there: a proxy before a server that restarts says such things."""
+    async with ApiServer() as server, KubeClient(Connection(server=server.url)) as client:
+        server.kubeconfig(tmp_path / "kubeconfig")
+        await client.create(NODES, node_object("n1", "10.1.0.0/24"))
+        async with controller(tmp_path / "kubeconfig", northbound):
+            for code in (403, 404, 409, 422, 429, 500, -1, -2):
+                server.faults.add(Rule(verbs=("patch",), code=code, times=1))
+                await client.create(PODS, pod_object(f"web{abs(code)}"))
+                assert await until_annotated(client, f"web{abs(code)}")
 
 
 async def test_metrics_tell_of_objects_rows_and_times(api: Path, client: KubeClient, northbound: Northbound) -> None:

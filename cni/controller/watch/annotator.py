@@ -66,6 +66,8 @@ class Annotator:
             try:
                 await self._client.merge_patch(NODES, name, "", {"metadata": {"annotations": wanted}})
             except NotFound:
+                if name in self._world.nodes:
+                    raise  # as below
                 _log.debug("node %s went before its annotations were written", name)
         if self._of_nodes.get(name) is wanted:
             del self._of_nodes[name]
@@ -84,6 +86,8 @@ class Annotator:
         try:
             await self._client.merge_patch(IPAM_CLAIMS, name, namespace, {"status": {"ips": list(ips)}}, "status")
         except NotFound:
+            if self._world.networks.claimed(key) is not None:
+                raise  # as below
             _log.debug("claim %s went before its addresses were written", key)
         if self._of_claims.get(key) == ips:
             del self._of_claims[key]
@@ -99,10 +103,10 @@ class Annotator:
         body = {"metadata": {"uid": uid, "annotations": {POD_NETWORKS: text}}}
         try:
             await self._client.merge_patch(PODS, pod.name, pod.namespace, body)
-        except (NotFound, Conflict, Unprocessable) as error:
+        except (NotFound, Conflict, Unprocessable):
             now = self._world.pods.get(key)
-            if now is not None and now.uid == uid and not isinstance(error, NotFound):
-                raise
+            if now is not None and now.uid == uid:
+                raise  # it may be going, as the watch will tell; or a proxy before the API server said this
             _log.debug("pod %s went before its annotation was written", key)
         self.written += 1
         if self._wanted.get(key) == wanted:
