@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final
 
-# Seconds before a look after a change, and the longest that work in progress puts it off.
+# Seconds without work before a look after a change, and the longest that work puts it off.
 _BURST: Final = 0.05
 _PATIENCE: Final = 1.0
 
@@ -35,8 +35,14 @@ class Looks:
     async def turn(self) -> None:
         """Return when it is time for the next look; each reads everything, so that changes are gathered."""
         await self._wanted.wait()
-        await asyncio.sleep(_BURST)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
-                await self._quiet.wait()
+                await self._calm()
         self._wanted.clear()
+
+    async def _calm(self) -> None:
+        while True:
+            await self._quiet.wait()
+            await asyncio.sleep(_BURST)
+            if self._quiet.is_set():
+                return
