@@ -34,7 +34,7 @@ test-vm: setup
 # Every daemon killed at every point; `make test` has some of each.
 test-faults: setup
 	@tools/setup --tests
-	@$(PYTHON) -m pytest -m faults
+	@$(PYTHON) -m pytest -m faults -n 2 --dist loadfile
 
 lint: setup
 	@.venv/bin/ruff check .

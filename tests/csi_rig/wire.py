@@ -68,7 +68,14 @@ class Wire:
             writer.close()
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answers, calls = await asyncio.open_unix_connection(self._target, limit=1 << 24)
+        opening = asyncio.ensure_future(asyncio.open_unix_connection(self._target, limit=1 << 24))
+        try:
+            answers, calls = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # Given up at the moment in which it came about, it would stay open.
+            _, calls = await opening
+            calls.close()
+            raise
         fatal: set[Any] = set()
 
         async def back() -> None:
@@ -103,6 +110,8 @@ class Wire:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
             calls.close()
+            with contextlib.suppress(OSError):
+                await calls.wait_closed()
 
 
 async def _objects(reader: asyncio.StreamReader) -> Any:
