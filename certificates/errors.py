@@ -15,3 +15,7 @@ class AuthorityUnusable(CertificatesError):
 
 class NotGranted(CertificatesError):
     """The signer has refused this pod's request, or did not answer in time."""
+
+
+class NothingTrusted(CertificatesError):
+    """The file with what is trusted holds no certificate."""

@@ -6,9 +6,9 @@ import logging
 import random
 from pathlib import Path
 
-from certificates.errors import NotGranted
+from certificates.errors import CertificatesError
 from certificates.renewer import files
-from certificates.renewer.asking import ask
+from certificates.renewer.asking import ask, new_key
 from certificates.renewer.config import CertificateRenewerConfig
 from certificates.renewer.files import Held
 from certificates.renewer.timing import renewal
@@ -39,24 +39,28 @@ async def _keep(config: CertificateRenewerConfig, name: str, client: KubeClient,
     directory, authority = Path(config.directory), Path(config.authority)
     early = random.random()
     pauses = Pauses(Backoff(1.0, 60.0, jitter=0.5))
+    # One for all requests until a certificate is there: each is a secret that the log has to know from then on.
+    key = b""
     while True:
         pause = config.look_seconds
         try:
             held = await asyncio.to_thread(files.read, directory)
-            trusted = await asyncio.to_thread(authority.read_bytes)
+            trusted = await asyncio.to_thread(files.read_authority, authority)
             if held is not None and held.authority != trusted:
                 held = Held(trusted, held.certificate, held.key)
                 await asyncio.to_thread(files.write, directory, held)
                 _log.info("the authorities that are trusted have changed")
             if datetime.datetime.now(datetime.UTC) >= renewal(held, name=name, early=early):
-                certificate, key = await ask(
-                    client, name=name, component=config.component, wait_seconds=config.wait_seconds
+                key = key or new_key()
+                certificate = await ask(
+                    client, key, name=name, component=config.component, wait_seconds=config.wait_seconds
                 )
                 await asyncio.to_thread(files.write, directory, Held(trusted, certificate, key))
+                key = b""
                 _log.info("a new certificate is in place", extra={"certificate": name})
             daemon.health.set("certificate", True)
             pauses.reset()
-        except (KubeError, NotGranted, OSError) as error:
+        except (KubeError, CertificatesError, OSError) as error:
             _log.warning("no new certificate: %s", error)
             daemon.health.set("certificate", False, str(error))
             pause = pauses.next()

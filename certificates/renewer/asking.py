@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from certificates.contract import SIGNER, USAGES
 from certificates.errors import NotGranted
+from certificates.renewer.timing import is_for
 from foundation.daemon import logs
 from foundation.kube.client import KubeClient
 from foundation.kube.models.certificates import CertificateSigningRequest
@@ -19,11 +20,18 @@ from foundation.kube.reflector import Reflector
 from foundation.kube.resources import CERTIFICATE_SIGNING_REQUESTS
 
 
-async def ask(client: KubeClient, *, name: str, component: str, wait_seconds: float) -> tuple[bytes, bytes]:
-    """Certificate and key in PEM for the DNS name. Raises NotGranted, KubeError."""
+def new_key() -> bytes:
+    """A private key in PEM, which no log line will show."""
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     logs.secret(pem.decode("ascii"))
+    return pem
+
+
+async def ask(client: KubeClient, pem: bytes, *, name: str, component: str, wait_seconds: float) -> bytes:
+    """Certificate in PEM of this key for the DNS name. Raises NotGranted, KubeError."""
+    key = serialization.load_pem_private_key(pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
     request = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([]))
@@ -43,7 +51,12 @@ async def ask(client: KubeClient, *, name: str, component: str, wait_seconds: fl
     if not answer.status.certificate:
         said = " ".join(one.message for one in answer.status.conditions or () if one.message)
         raise NotGranted(f"request {made.metadata.name} for {name} was refused: {said or answer.decided()}")
-    return answer.status.certificate, pem
+    if not is_for(answer.status.certificate, pem, name=name):
+        raise NotGranted(
+            f"request {made.metadata.name} for {name} was answered with another's certificate: who else signs for "
+            f"{SIGNER}?"
+        )
+    return answer.status.certificate
 
 
 async def _answer(

@@ -13,7 +13,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography import x509
+
 from certificates.contract import CA_FILE, CERTIFICATE_FILE, KEY_FILE
+from certificates.errors import NothingTrusted
 
 _CURRENT = "..data"
 # The group is the pod's fsGroup, by which daemons without root read their key.
@@ -38,6 +41,18 @@ def read(directory: Path) -> Held | None:
         return Held(*((directory / name).read_bytes() for name in (CA_FILE, CERTIFICATE_FILE, KEY_FILE)))
     except OSError:
         return None
+
+
+def read_authority(path: Path) -> bytes:
+    """What is trusted, in PEM. Raises OSError, NothingTrusted for a file that would make daemons trust nobody."""
+    content = path.read_bytes()
+    try:
+        x509.load_pem_x509_certificates(content)
+    except ValueError:
+        raise NothingTrusted(
+            f"{path} holds no usable certificate, so {CA_FILE} stays as it is; see the ConfigMap that is mounted there"
+        ) from None
+    return content
 
 
 def write(directory: Path, held: Held) -> None:

@@ -129,12 +129,16 @@ class Succession:
 
 
 def succession(authorities: Sequence[Authority], *, now: datetime.datetime, spread: datetime.timedelta) -> Succession:
-    """The newest one that has been trusted for `spread` signs; without one the oldest, as at the very beginning."""
-    valid = sorted((one for one in authorities if one.ends > now), key=lambda one: one.begins)
+    """The newest one that has been trusted for `spread` signs; without one the oldest, as at the very beginning.
+
+    One that a clock ahead of time has made is trusted, but does not sign before its time: nobody would take its leaves.
+    """
+    trusted = sorted((one for one in authorities if one.ends > now), key=lambda one: one.begins)
+    valid = [one for one in trusted if one.begins - SKEW <= now]
     ripe = [one for one in valid if one.begins + spread <= now]
     signing = ripe[-1] if ripe else valid[0] if valid else None
     due = not valid or now >= valid[-1].begins + (valid[-1].ends - valid[-1].begins) / 2
-    return Succession(signing, tuple(valid), due)
+    return Succession(signing, tuple(trusted), due)
 
 
 def _usage(*, authority: bool) -> x509.KeyUsage:

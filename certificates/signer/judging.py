@@ -27,6 +27,8 @@ def judge(
     identity = _identity(request)
     if unknown := set(spec.usages or ()) - set(USAGES):
         raise Refused(f"usages {', '.join(sorted(unknown))} are not given; ask for {', '.join(USAGES)}")
+    if lacking := set(USAGES) - set(spec.usages or ()):
+        raise Refused(f"a certificate here is for {', '.join(USAGES)}; not asked for is {', '.join(sorted(lacking))}")
     prefix = f"system:serviceaccount:{namespace}:"
     account = spec.username.removeprefix(prefix)
     if not spec.username.startswith(prefix) or account not in accounts:

@@ -7,6 +7,8 @@ import base64
 import datetime
 import logging
 
+import msgspec
+
 from certificates.contract import SIGNER
 from certificates.errors import AuthorityUnusable, Refused
 from certificates.signer.authorities import Authority, Succession, succession
@@ -128,9 +130,11 @@ class Signing:
 
     async def _decide(self, request: CertificateSigningRequest, kind: str, message: str) -> None:
         condition = {"type": kind, "status": "True", "reason": "DpuOffload", "message": message}
+        # A list is replaced as a whole, and the API server lets nobody take an approval away.
+        before = [msgspec.to_builtins(one) for one in request.status.conditions or ()]
         body = {
             "metadata": {"resourceVersion": request.metadata.resource_version},
-            "status": {"conditions": [condition]},
+            "status": {"conditions": [*before, condition]},
         }
         # A failure is of the signing, not of the approval; each has a part of the API of its own.
         part = "status" if kind == "Failed" else "approval"

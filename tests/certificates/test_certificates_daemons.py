@@ -1,6 +1,7 @@
 """Signer and renewer against the API server: a certificate is got, used, renewed, and refused to the wrong node."""
 
 import asyncio
+import base64
 import datetime
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,11 +10,13 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from certificates.contract import CA_FILE
+from certificates.contract import CA_FILE, SIGNER
 from certificates.errors import NotGranted
 from certificates.renewer import app as renewer
-from certificates.renewer.asking import ask
+from certificates.renewer.asking import ask, new_key
 from certificates.renewer.config import CertificateRenewerConfig
 from certificates.signer.authorities import Authority
 from certificates.signer.config import CertificateSignerConfig
@@ -113,14 +116,22 @@ async def test_two_nodes_get_certificates_and_talk_by_them(cluster: Cluster, sig
 async def test_a_node_cannot_have_anothers_name(cluster: Cluster, signing: Signing) -> None:
     with pytest.raises(NotGranted, match="comes from node node-a"):
         await ask(
-            cluster.clients["node-a"], name="node-b.cni-node.dpu-offload.io", component="cni-node", wait_seconds=30
+            cluster.clients["node-a"],
+            new_key(),
+            name="node-b.cni-node.dpu-offload.io",
+            component="cni-node",
+            wait_seconds=30,
         )
 
 
 async def test_a_missing_signer_is_named(cluster: Cluster) -> None:
     with pytest.raises(NotGranted, match="does certificate-signer run"):
         await ask(
-            cluster.clients["node-a"], name="node-a.cni-node.dpu-offload.io", component="cni-node", wait_seconds=0.3
+            cluster.clients["node-a"],
+            new_key(),
+            name="node-a.cni-node.dpu-offload.io",
+            component="cni-node",
+            wait_seconds=0.3,
         )
 
 
@@ -163,12 +174,78 @@ async def test_a_changed_authority_reaches_the_files_and_an_unknown_one_brings_a
                 await asyncio.sleep(0.02)
 
 
+async def test_a_damaged_authority_replaces_no_good_one(cluster: Cluster, signing: Signing, tmp_path: Path) -> None:
+    async with Daemon("test") as daemon:
+        held = await kept(cluster, "node-a", tmp_path / "a", daemon)
+        before = [Path(path).read_bytes() for path in (held.ca, held.certificate)]
+        (tmp_path / "a.ca").write_text("-----BEGIN CERTIFICATE-----\nhalf")
+        async with asyncio.timeout(30):
+            while daemon.health.ready or "no usable certificate" not in daemon.health.checks["certificate"].reason:
+                await asyncio.sleep(0.02)
+        assert [Path(path).read_bytes() for path in (held.ca, held.certificate)] == before
+        (tmp_path / "a.ca").write_bytes(before[0])
+        async with asyncio.timeout(30):
+            while not daemon.health.ready:
+                await asyncio.sleep(0.02)
+        assert Path(held.certificate).read_bytes() == before[1]
+
+
+async def asked(cluster: Cluster, *, usages: list[str]) -> str:
+    """The name of a request for node-a that nobody has answered."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.SubjectAlternativeName([x509.DNSName("node-a.cni-node.dpu-offload.io")])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(name, critical=True)
+    pem = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    spec = {"request": base64.b64encode(pem).decode(), "signerName": SIGNER, "usages": usages}
+    body = {"metadata": {"generateName": "r-"}, "spec": spec}
+    return (await cluster.clients["node-a"].create(CERTIFICATE_SIGNING_REQUESTS, body)).metadata.name
+
+
+async def test_a_refusal_leaves_anothers_approval_standing(cluster: Cluster) -> None:
+    """The API server takes no change that removes an approval (422): without it the refusal is never told."""
+    name = await asked(cluster, usages=["client auth"])
+    approved = {"type": "Approved", "status": "True", "reason": "Somebody", "message": "by hand"}
+    await cluster.signer.merge_patch(
+        CERTIFICATE_SIGNING_REQUESTS, name, "", {"status": {"conditions": [approved]}}, "approval"
+    )
+    task = asyncio.create_task(Signing(cluster.signer, CertificateSignerConfig(accounts=ACCOUNTS)).run())
+    async with asyncio.timeout(30):
+        while (found := await cluster.signer.get(CERTIFICATE_SIGNING_REQUESTS, name)).decided() != "Failed":
+            await asyncio.sleep(0.02)
+    task.cancel()
+    await asyncio.wait({task})
+    assert [one.type for one in found.status.conditions or ()] == ["Approved", "Failed"]
+    assert "not asked for is digital signature, server auth" in (found.status.conditions or ())[1].message
+
+
+async def test_anothers_certificate_is_not_taken(cluster: Cluster) -> None:
+    client, name = cluster.clients["node-a"], "node-a.cni-node.dpu-offload.io"
+    asking = asyncio.create_task(ask(client, new_key(), name=name, component="cni-node", wait_seconds=30))
+    async with asyncio.timeout(30):
+        while not (found := await cluster.signer.list(CERTIFICATE_SIGNING_REQUESTS)):
+            await asyncio.sleep(0.02)
+    stranger = Authority.make(datetime.datetime.now(datetime.UTC), lifetime=datetime.timedelta(days=1)).pem()
+    await cluster.signer.merge_patch(
+        CERTIFICATE_SIGNING_REQUESTS,
+        found[0].metadata.name,
+        "",
+        {"status": {"certificate": base64.b64encode(stranger).decode()}},
+        "status",
+    )
+    with pytest.raises(NotGranted, match="was answered with another's certificate"):
+        await asking
+
+
 async def test_old_requests_are_removed(cluster: Cluster) -> None:
     config = CertificateSignerConfig(accounts=ACCOUNTS, keep_requests_hours=1e-9)
     signing = Signing(cluster.signer, config)
     with pytest.raises(NotGranted):
         await ask(
-            cluster.clients["node-a"], name="node-a.cni-node.dpu-offload.io", component="cni-node", wait_seconds=0.1
+            cluster.clients["node-a"],
+            new_key(),
+            name="node-a.cni-node.dpu-offload.io",
+            component="cni-node",
+            wait_seconds=0.1,
         )
     task = asyncio.create_task(signing.run())
     async with asyncio.timeout(30):

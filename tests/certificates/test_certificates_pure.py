@@ -62,6 +62,8 @@ def test_a_node_gets_its_own_name(account: str) -> None:
         (spec(request(x509.RFC822Name("a@b.c"))), "one DNS name"),
         (spec(request(x509.DNSName(NAME), key=rsa.generate_private_key(65537, 2048))), "EC with 256"),
         (spec(usages=("client auth", "cert sign")), "cert sign"),
+        (spec(usages=("client auth",)), "not asked for is digital signature, server auth"),
+        (spec(usages=None), "not asked for is"),
     ],
 )
 def test_what_is_not_given(asked: CertificateSigningRequestSpec, why: str) -> None:
@@ -138,6 +140,15 @@ def test_a_certificate_is_renewed_after_two_thirds_of_its_life_and_spread_a_litt
     due = renewal(held(authority), name=NAME, early=0.0)
     assert NOW + 4 * DAY < due < NOW + 5 * DAY
     assert renewal(held(authority), name=NAME, early=1.0) < due
+
+
+def test_an_authority_of_a_clock_that_ran_ahead_does_not_sign_before_its_time() -> None:
+    ahead = Authority.make(NOW + 400 * DAY, lifetime=730 * DAY)
+    plan = succession([ahead], now=NOW, spread=DAY)
+    assert (plan.signing, plan.trusted, plan.due) == (None, (ahead,), True)
+    fresh = Authority.make(NOW, lifetime=730 * DAY)
+    plan = succession([ahead, fresh], now=NOW, spread=DAY)
+    assert (plan.signing, plan.trusted, plan.due) == (fresh, (fresh, ahead), False)
 
 
 def test_a_certificate_never_outlives_its_authority() -> None:

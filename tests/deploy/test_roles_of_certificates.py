@@ -4,7 +4,7 @@ import asyncio
 import datetime
 
 from certificates.errors import NotGranted
-from certificates.renewer.asking import ask
+from certificates.renewer.asking import ask, new_key
 from certificates.signer.config import CertificateSignerConfig
 from certificates.signer.judging import NODE_NAME
 from certificates.signer.signing import Signing
@@ -60,9 +60,9 @@ async def _walk(signer: KubeClient, holder: KubeClient) -> None:
         retry_seconds=0.1,
     )
     leading = asyncio.create_task(candidate.run())
-    await ask(holder, name="node-a.cni-node.dpu-offload.io", component="cni-node", wait_seconds=30)
+    await ask(holder, new_key(), name="node-a.cni-node.dpu-offload.io", component="cni-node", wait_seconds=30)
     try:
-        await ask(holder, name="node-b.cni-node.dpu-offload.io", component="cni-node", wait_seconds=30)
+        await ask(holder, new_key(), name="node-b.cni-node.dpu-offload.io", component="cni-node", wait_seconds=30)
     except NotGranted:
         pass
     leading.cancel()
