@@ -158,3 +158,17 @@ async def test_what_one_machine_keeps_is_not_written_on_the_next_of_its_name(
             await asyncio.wait({task})
         found = await client.get(VIRTUAL_MACHINES, "m", "default")
         assert "of the first one" not in str(found.metadata.annotations)
+
+
+async def test_one_wrong_answer_costs_a_machine_no_annotation(
+    api: ApiServer, northbound: Northbound, tmp_path: Path
+) -> None:
+    """A proxy before the API server may say "not found" of what is there."""
+    api.faults.add(
+        Rule(method="PATCH", path="/apis/kubevirt.io/.*/virtualmachines/m", code=404, reason="NotFound", times=1)
+    )
+    async with controller(api, northbound, tmp_path) as client:
+        machine = Machine(client, body("m", bridge={}, macAddress=MAC))
+        await machine.create()
+        await machine.start("n1")
+        await seen(client, VIRTUAL_MACHINES, lambda vm: MAC in str(vm.metadata.annotations))

@@ -56,8 +56,8 @@ class VmAnnotator:
         body = {"metadata": {"uid": uid, "annotations": {VM_NETWORKS: text}}}
         try:
             await self._client.merge_patch(resource, name, namespace, body)
-        except (NotFound, Conflict, Unprocessable) as error:
+        except (NotFound, Conflict, Unprocessable):
             now = self._machines.durable(key)
-            if now is not None and now.uid == uid and not isinstance(error, NotFound):
-                raise
+            if now is not None and now.uid == uid:
+                raise  # it may be going, as the watch will tell; or a proxy before the API server said this
             _log.debug("machine %s went before its annotation was written", key)
