@@ -89,7 +89,7 @@ def request(
     context = volume_context.parse(source.volume_attributes or {})
     try:
         portals = msgspec.json.decode(context.portals, type=list[Portal])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidArgument(f"PersistentVolume {volume.metadata.name}: volumeAttributes.portals: {error}") from error
     usable = [portal for portal in portals if portal.transport in transports]
     if not usable:

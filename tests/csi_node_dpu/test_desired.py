@@ -76,7 +76,17 @@ def test_the_request_is_the_one_that_csi_controller_would_make() -> None:
     assert (made.function_policy, made.read_only) == (pb.FUNCTION_POLICY_SHARED_CONTROLLER, True)
 
 
-@pytest.mark.parametrize("volume", [_volume("nonsense"), _volume(portals=(RDMA,)), _volume(portals=("x",))])
+# An unknown key is skipped, however deep it goes.
+DEEP = '[{"x": ' + "[" * 100_000 + "]" * 100_000 + "}]"
+LACKING = {
+    "no id of ours": _volume("nonsense"),
+    "no portal in reach": _volume(portals=(RDMA,)),
+    "portals that are none": _volume(portals=("x",)),
+    "portals nested too deep": _volume(attributes={"portals": DEEP}),
+}
+
+
+@pytest.mark.parametrize("volume", LACKING.values(), ids=LACKING)
 def test_a_volume_that_says_too_little_is_refused(volume: PersistentVolume) -> None:
     with pytest.raises(InvalidArgument):
         desired.request(volume, transports=frozenset({"tcp"}))
