@@ -39,8 +39,8 @@ class Allocator:
 
         Raises BadRequest, UnknownDevice, UnhealthyDevice, CannotWrite.
         """
-        if not wanted or len(set(wanted)) != len(wanted):
-            raise BadRequest(f"{resource}: a container asks for {list(wanted) or 'no device at all'}")
+        if not wanted:
+            raise BadRequest(f"{resource}: a container asks for no device at all")
         chosen = [_known(resource, devices, device) for device in wanted]
         for device in chosen:
             if not device.healthy:

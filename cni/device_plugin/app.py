@@ -9,7 +9,7 @@ from cni.device_plugin.allocation import Allocator
 from cni.device_plugin.config import DevicePluginConfig
 from cni.device_plugin.device_info import DeviceInfoFiles
 from cni.device_plugin.inventory import Inventory
-from cni.device_plugin.kubelet import Patience
+from cni.device_plugin.kubelet import Patience, refuse_long_paths
 from cni.device_plugin.plugin import DevicePlugin
 from cni.device_plugin.pools import Pools
 from cni.device_plugin.preparation.attributes import Attributes
@@ -25,8 +25,9 @@ NAME = "sriov-device-plugin"
 
 
 async def start(config: DevicePluginConfig, daemon: Daemon) -> None:
-    """Prepare the cards, look at the machine, then serve. Raises BadSelector, OSError."""
+    """Prepare the cards, look at the machine, then serve. Raises BadSelector, BadDirectory, OSError."""
     pools = Pools(config.pools, domain=config.resource_domain)
+    refuse_long_paths(Path(config.plugins_directory), pools.resources.keys())
     sysfs, devfs = Sysfs(Path(config.sysfs)), Path(config.devfs)
     stack = AsyncExitStack()
     daemon.on_stop(stack.aclose)

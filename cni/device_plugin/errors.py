@@ -13,6 +13,10 @@ class BadSelector(DevicePluginError, ValueError):
     """A pool's selector cannot mean anything."""
 
 
+class BadDirectory(DevicePluginError, ValueError):
+    """Sockets cannot be made in a directory."""
+
+
 class UnknownDevice(DevicePluginError):
     """Kubelet asks for a device that this resource does not have, or has no longer."""
 

@@ -6,21 +6,22 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 import grpc.aio
 
-from cni.device_plugin.errors import ERRORS
+from cni.device_plugin.errors import ERRORS, BadDirectory
 from cni.device_plugin.resource_server import ResourceServer
 from dpu_offload_stubs.kubelet.deviceplugin.v1beta1 import api_pb2, api_pb2_grpc
 from foundation.daemon import metrics
 from foundation.daemon.serving import dial, listen_unix, make_server
-from foundation.daemon.sockets import claim_unix_path
+from foundation.daemon.sockets import LONGEST_PATH, claim_unix_path
 from foundation.daemon.work import Backoff
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ class Registration:
     async def _serve(self) -> None:
         """A new name each time: the end of the old server may remove its path later than the new one appears."""
         await self._close_server()
-        path = self._directory / f"{_stem(self._resource)}.{secrets.token_hex(4)}.sock"
+        path = socket_path(self._directory, self._resource)
         server = make_server(errors=ERRORS, service="device-plugin")
         api_pb2_grpc.add_DevicePluginServicer_to_server(self._servicer, server)
         # Known before it exists, so that a stop in the middle removes it.
@@ -206,6 +207,22 @@ def remove_leftovers(directory: Path, resource: str) -> None:
     """Remove sockets that earlier processes of ours left behind. Raises SocketTaken when one of them still serves."""
     for path in directory.glob(f"{_stem(resource)}.*.sock"):
         claim_unix_path(path, mode=_SOCKET_MODE)
+
+
+def socket_path(directory: Path, resource: str) -> Path:
+    """A new one for the resource's server."""
+    return directory / f"{_stem(resource)}.{secrets.token_hex(4)}.sock"
+
+
+def refuse_long_paths(directory: Path, resources: Collection[str]) -> None:
+    """Raises BadDirectory where the kernel would not take the sockets' paths."""
+    for resource in resources:
+        path = socket_path(directory, resource)
+        if (length := len(os.fsencode(path))) > LONGEST_PATH:
+            raise BadDirectory(
+                f"plugins_directory {directory} is too long: {path.name} in it makes {length} bytes, a socket's path "
+                f"has at most {LONGEST_PATH}; name kubelet's directory by a shorter path"
+            )
 
 
 def _stem(resource: str) -> str:

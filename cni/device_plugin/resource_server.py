@@ -12,6 +12,7 @@ import grpc.aio
 from cni.device_plugin.allocation import Allocator
 from cni.device_plugin.candidates import Device
 from cni.device_plugin.config import Pool
+from cni.device_plugin.errors import BadRequest
 from cni.device_plugin.preference import Place, prefer
 from dpu_offload_stubs.kubelet.deviceplugin.v1beta1 import api_pb2, api_pb2_grpc
 
@@ -110,6 +111,9 @@ class ResourceServer(api_pb2_grpc.DevicePluginServicer):
     async def Allocate(self, request: api_pb2.AllocateRequest, context: Context) -> api_pb2.AllocateResponse:
         devices = dict(self._devices)
         answer = api_pb2.AllocateResponse()
+        together = [device for container in request.container_requests for device in container.devices_ids]
+        if len(set(together)) != len(together):
+            raise BadRequest(f"{self.resource}: a device is asked for more than once, in {together}")
         for container in request.container_requests:
             wanted = list(container.devices_ids)
             if self.pool.cdi:

@@ -97,7 +97,8 @@ def _read(files: TlsFiles) -> tuple[tuple[object, ...], Material]:
     except (ssl.SSLError, ValueError):
         raise TlsError(f"TLS CA file {files.ca}: holds no usable PEM certificate") from None
     try:
-        check.load_cert_chain(files.certificate, files.key)
+        # Without a password OpenSSL would ask the terminal for one, and wait.
+        check.load_cert_chain(files.certificate, files.key, password="")
     except (ssl.SSLError, OSError):
         raise TlsError(f"TLS certificate {files.certificate}: not a PEM certificate for the key {files.key}") from None
     if _stamp(files) != stamp:

@@ -195,9 +195,7 @@ async def test_stop_drops_a_client_that_never_finishes_its_request(
     assert caplog.records == []
 
 
-async def test_a_client_that_reads_nothing_costs_no_memory(
-    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_client_that_reads_nothing_costs_no_memory(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("foundation.daemon.endpoint._ANSWER_SECONDS", 0.2)
 
     async def large(_: Mapping[str, str]) -> tuple[int, object]:

@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import shlex
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from foundation.daemon.errors import ErrorTable
 from foundation.daemon.renewing import RenewingChannel
@@ -316,6 +320,21 @@ async def test_unusable_files_are_told_before_anything_listens(
             attempt()
         assert str(caught.value) == message.format(files=files)
     await server.stop(0)
+
+
+def test_nobody_is_asked_for_the_password_of_a_key(authority: Authority) -> None:
+    """Below a terminal OpenSSL would ask there, and the daemon would wait for an answer."""
+    files = authority.issue(SERVER, files="server")
+    key = serialization.load_pem_private_key(Path(files.key).read_bytes(), None)
+    sealed = serialization.BestAvailableEncryption(b"secret")
+    form = serialization.PrivateFormat.PKCS8
+    Path(files.key).write_bytes(key.private_bytes(serialization.Encoding.PEM, form, sealed))
+    code = f"from foundation.daemon.tls import *; WatchedFiles(TlsFiles{(files.ca, files.certificate, files.key)!r})"
+    # script(1) gives the process a terminal of its own.
+    command = ["script", "--quiet", "--command", shlex.join([sys.executable, "-c", code]), "/dev/null"]
+    said = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=50, check=False).stdout
+    assert b"not a PEM certificate for the key" in said
+    assert b"pass phrase" not in said
 
 
 async def test_address_that_is_taken_or_not_ours(service: Service, authority: Authority) -> None:

@@ -18,8 +18,9 @@ from cni.device_plugin.allocation import Allocator
 from cni.device_plugin.app import start
 from cni.device_plugin.config import DevicePluginConfig, Pool, Selector
 from cni.device_plugin.device_info import DeviceInfoFiles
+from cni.device_plugin.errors import BadDirectory
 from cni.device_plugin.inventory import Inventory
-from cni.device_plugin.kubelet import Patience
+from cni.device_plugin.kubelet import Patience, refuse_long_paths
 from cni.device_plugin.plugin import DevicePlugin
 from cni.device_plugin.pools import Pools
 from dpu_offload_stubs.kubelet.deviceplugin.v1beta1 import api_pb2, api_pb2_grpc
@@ -232,6 +233,12 @@ async def test_a_start_leaves_the_device_information_of_other_pools(card: Any, k
         assert sorted(path.name for path in files.iterdir()) == sorted(kept)
 
 
+def test_a_directory_whose_sockets_would_have_too_long_names_is_refused() -> None:
+    refuse_long_paths(Path(f"/{'d' * 65}"), [VF])
+    with pytest.raises(BadDirectory, match=r"plugins_directory /d* is too long: dpu-offload_io_vf-.* makes 117 bytes"):
+        refuse_long_paths(Path(f"/{'d' * 75}"), [VF])
+
+
 async def test_own_socket_removed_behind_our_back(card: Any, kubelet: Any) -> None:
     async with running(card, kubelet):
         await kubelet.until(VF, BOTH)
@@ -268,7 +275,7 @@ async def test_allocate_a_network_device(card: Any, kubelet: Any) -> None:
     [
         (["0000:99:00.0"], grpc.StatusCode.NOT_FOUND, "no device of dpu-offload.io/vf"),
         ([], grpc.StatusCode.INVALID_ARGUMENT, "no device at all"),
-        ([VF0, VF0], grpc.StatusCode.INVALID_ARGUMENT, "a container asks for"),
+        ([VF0, VF0], grpc.StatusCode.INVALID_ARGUMENT, "a device is asked for more than once"),
     ],
 )
 async def test_allocate_nonsense(card: Any, kubelet: Any, devices: list[str], code: grpc.StatusCode, says: str) -> None:
@@ -278,6 +285,18 @@ async def test_allocate_nonsense(card: Any, kubelet: Any, devices: list[str], co
             await allocate(kubelet, VF, *devices)
         assert caught.value.code() is code
         assert not (card.root / "devinfo").exists()
+
+
+async def test_two_containers_do_not_get_one_device(card: Any, kubelet: Any) -> None:
+    one = api_pb2.ContainerAllocateRequest(devices_ids=[VF0])
+    async with running(card, kubelet):
+        await kubelet.until(VF, BOTH)
+        async with kubelet.plugin(VF) as channel:
+            with pytest.raises(grpc.aio.AioRpcError, match="a device is asked for more than once"):
+                await api_pb2_grpc.DevicePluginStub(channel).Allocate(
+                    api_pb2.AllocateRequest(container_requests=[one, one]), timeout=SECONDS
+                )
+    assert not list(card.root.glob("devinfo/*"))
 
 
 async def test_a_device_vanishes_between_list_and_allocate(card: Any, kubelet: Any) -> None:
