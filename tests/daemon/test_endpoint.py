@@ -198,7 +198,10 @@ async def test_stop_drops_a_client_that_never_finishes_its_request(
 async def test_a_client_that_reads_nothing_costs_no_memory(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("foundation.daemon.endpoint._ANSWER_SECONDS", 0.2)
 
+    asked = asyncio.Event()
+
     async def large(_: Mapping[str, str]) -> tuple[int, object]:
+        asked.set()
         return 200, "x" * (16 << 20)
 
     endpoint.serve("/large", large)
@@ -206,8 +209,7 @@ async def test_a_client_that_reads_nothing_costs_no_memory(endpoint: Endpoint, m
     with socket.create_connection((host, int(port))) as client:
         client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
         async with asyncio.timeout(30):
-            while not endpoint._serving:
-                await asyncio.sleep(0.01)
+            await asked.wait()
             while endpoint._serving:
                 await asyncio.sleep(0.01)
         client.settimeout(30)
