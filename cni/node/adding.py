@@ -101,8 +101,10 @@ class Adding:
             try:
                 turn.reached("the pod's addresses")
                 with metrics.step_timer(STEPS, verb="ADD", step="assignment"):
-                    pod_uid, assignment = await self._assignment(call)
-                draft = self._draft(call, identity, fingerprint, device, assignment, namespace, pod_uid=pod_uid)
+                    pod_uid, network, assignment = await self._assignment(call)
+                draft = self._draft(
+                    call, identity, fingerprint, device, assignment, namespace, pod_uid=pod_uid, network=network
+                )
                 self._ovs.admit(draft)
                 turn.reached("an older sandbox of the pod")
                 await self._make_way(draft)
@@ -168,13 +170,14 @@ class Adding:
         _, interfaces = await together(switch(), container())
         return interfaces
 
-    async def _assignment(self, call: Call) -> tuple[str, Assignment]:
-        """With the pod's uid, which not every runtime gives and OVN compares."""
-        pod, assignment = await self._pods.assignment(
+    async def _assignment(self, call: Call) -> tuple[str, str, Assignment]:
+        """With the pod's uid, which not every runtime gives and OVN compares, and the assignment's key."""
+        pod, network, assignment = await self._pods.assignment(
             namespace=call.pod_namespace,
             name=call.pod_name,
             uid=call.pod_uid,
             network=call.network,
+            ifname=call.ifname,
             deadline=self._limits.assignment,
         )
         if call.mac and call.mac != assignment.mac:
@@ -189,7 +192,7 @@ class Adding:
                 f"runtimeConfig asks for {', '.join(sorted(asked - given))} but cni-controller assigned "
                 f"{', '.join(sorted(given)) or 'no address'}; ask for it by the pod's network annotation"
             )
-        return pod.metadata.uid, assignment
+        return pod.metadata.uid, network, assignment
 
     async def _make_way(self, attachment: Attachment) -> None:
         """A logical port is bound once: an older sandbox of the pod, or of an earlier one of its name, lets go of it.
@@ -203,7 +206,7 @@ class Adding:
             if other.container_id == attachment.container_id:
                 raise BadConfiguration(
                     f"pod {attachment.pod} is in network {attachment.network} already, by its interface "
-                    f"{other.ifname}; a pod has one port in a network"
+                    f"{other.ifname}; to be in it twice, the pod must select it twice"
                 )
             await self._removing.collect(other.id)
 
@@ -217,6 +220,7 @@ class Adding:
         namespace: NetworkNamespace,
         *,
         pod_uid: str,
+        network: str,
     ) -> Attachment:
         return Attachment(
             id=identity,
@@ -225,12 +229,12 @@ class Adding:
             kind="veth" if device is None else device.kind,
             container_id=call.container_id,
             ifname=call.ifname,
-            network=call.network,
+            network=network,
             network_name=call.network_name,
             pod_namespace=call.pod_namespace,
             pod_name=call.pod_name,
             pod_uid=pod_uid,
-            port=port_name(assignment, network=call.network, namespace=call.pod_namespace, pod=call.pod_name),
+            port=port_name(assignment, network=network, namespace=call.pod_namespace, pod=call.pod_name),
             assignment=assignment,
             fingerprint=fingerprint,
             netns=call.netns,

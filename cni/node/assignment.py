@@ -73,11 +73,17 @@ def parse_one(text: str, *, where: str) -> Assignment:
 
 
 def port_name(assignment: Assignment, *, network: str, namespace: str, pod: str) -> str:
-    """The logical switch port of a pod: `<namespace>_<pod>`, in a secondary network with that network's name before."""
+    """The logical switch port of a pod: `<namespace>_<pod>`, in a secondary network with that network's name before.
+
+    `network` is a key of the annotation; where a pod is in a network several times, the later ports are numbered.
+    """
     if assignment.port:
         return assignment.port
     name = f"{namespace}_{pod}"
-    return name if network == DEFAULT_NETWORK else f"{network.replace('/', '.')}_{name}"
+    if network == DEFAULT_NETWORK:
+        return name
+    home, network_name, *index = network.split("/")
+    return "_".join((f"{home}.{network_name}", name, *index))
 
 
 def _check(assignment: Assignment) -> None:

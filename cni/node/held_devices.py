@@ -17,12 +17,11 @@ import grpc.aio
 from cni.node.errors import BadConfiguration, TryLater
 from cni.node.pods import Pods
 from cni.node.request import DEFAULT_NETWORK, Call, is_device
+from cni.node.selection import NETWORKS
 
 if TYPE_CHECKING:
     from cni.device_plugin.pod_resources import Holder
 
-# Which networks a pod has beside the default one (k8s.cni.cncf.io, Multi-Network Specification).
-NETWORKS = "k8s.v1.cni.cncf.io/networks"
 _SECONDS = 5.0
 
 

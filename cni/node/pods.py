@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from cni.node.assignment import Assignment, parse
 from cni.node.errors import TryLater
+from cni.node.selection import NETWORKS, attachment_key
 from foundation.kube.client import KubeClient
 from foundation.kube.models.core import Pod
 from foundation.kube.reflector import Change, Reflector
@@ -38,22 +39,27 @@ class Pods:
         return self._reflector.store.get(f"{namespace}/{name}")
 
     async def assignment(
-        self, *, namespace: str, name: str, uid: str, network: str, deadline: float
-    ) -> tuple[Pod, Assignment]:
-        """What the controller gave the pod in a network, now or within `deadline` seconds.
+        self, *, namespace: str, name: str, uid: str, network: str, ifname: str, deadline: float
+    ) -> tuple[Pod, str, Assignment]:
+        """What the controller gave the pod's interface in a network, now or within `deadline` seconds, and under which
+        key of the annotation.
 
         Raises TryLater with what is missing; BadConfiguration for an annotation that cannot be used.
         """
 
+        def key(pod: Pod) -> str:
+            chosen = pod.metadata.annotations.get(NETWORKS, "")
+            return attachment_key(chosen, namespace=namespace, network=network, ifname=ifname)
+
         def ready(pod: Pod | None) -> bool:
-            return pod is not None and is_pod(pod, uid) and self._assigned(pod, network) is not None
+            return pod is not None and is_pod(pod, uid) and self._assigned(pod, key(pod)) is not None
 
         pod = await self.until(namespace, name, ready, deadline=deadline)
         if pod is None:
             raise TryLater(self._missing(namespace, name, uid, network, deadline))
-        assignment = self._assigned(pod, network)
+        assignment = self._assigned(pod, key(pod))
         assert assignment is not None
-        return pod, assignment
+        return pod, key(pod), assignment
 
     async def until(
         self, namespace: str, name: str, predicate: Callable[[Pod | None], bool], *, deadline: float
