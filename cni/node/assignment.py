@@ -57,7 +57,7 @@ def parse(annotations: Mapping[str, str] | None, network: str) -> Assignment | N
         assignment = _DECODER.decode(text).get(network)
         if assignment is not None:
             _check(assignment)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BadConfiguration(f"the pod's annotation {ANNOTATION} is malformed: {error}") from None
     return assignment
 
@@ -67,7 +67,7 @@ def parse_one(text: str, *, where: str) -> Assignment:
     try:
         assignment = msgspec.json.decode(text, type=Assignment)
         _check(assignment)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BadConfiguration(f"{where} is malformed: {error}") from None
     return assignment
 

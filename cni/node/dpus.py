@@ -32,7 +32,7 @@ def endpoint_of(node: Node) -> Endpoint | None:
     text = node.metadata.annotations.get(ANNOTATION, "")
     try:
         return msgspec.json.decode(text, type=Endpoint) if text else None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         _log.error("node %s has a malformed annotation %s: %s", node.metadata.name, ANNOTATION, error)
         return None
 

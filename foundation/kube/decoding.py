@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -73,6 +74,11 @@ class Failure:
 
 
 Event = ObjectEvent[T] | Unreadable | Bookmark | Failure
+
+
+# The API server takes objects of this depth (encoding/json of Go), and one that cannot be read would stop a watch.
+NESTING = 10_000
+sys.setrecursionlimit(max(sys.getrecursionlimit(), NESTING + 1_000))
 
 
 class ObjectDecoder(Generic[T]):

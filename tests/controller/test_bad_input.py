@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cni.controller.addresses import plan
@@ -408,6 +408,8 @@ JSON_LIKE = st.recursive(
 
 
 @given(st.text(max_size=20) | JSON_LIKE)
+@example("[" * 100_000)
+@example('{"x":' * 40_000)
 def test_any_text_in_any_annotation_is_read_or_refused(text: str) -> None:
     keys = (ADDRESSES, POD_NETWORKS, SELECTION, ACL_LOGGING, EGRESS_IPS, ISOLATION, *bandwidth.ANNOTATIONS.values())
     metadata = ObjectMeta(name="x", namespace="ns", uid="u", annotations=dict.fromkeys(keys, text))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundation.kube import patching
-from foundation.kube.decoding import Bookmark, ObjectDecoder
+from foundation.kube.decoding import NESTING, Bookmark, ObjectDecoder, ObjectEvent, Unreadable
 from foundation.kube.errors import Malformed
 from foundation.kube.models.meta import LabelSelector, LabelSelectorRequirement
 from foundation.kube.resources import ALL, CONFIG_MAPS, ENDPOINT_SLICES, NETWORK_POLICIES, PODS, Resource
@@ -115,6 +115,19 @@ def test_every_model_reads_the_least_and_the_emptiest_object(resource: Resource[
     decoder.one(b'{"metadata":{"name":"a","unknown":{"x":[1]}},"unknown":1}', request="test")
     nulls = b'{"metadata":{"name":"a","creationTimestamp":null,"deletionTimestamp":null}}'
     assert decoder.one(nulls, request="test").metadata.name == "a"
+
+
+def test_an_object_as_deep_as_the_server_takes_it_is_no_obstacle() -> None:
+    deep = b"[" * (NESTING - 3) + b"]" * (NESTING - 3)
+    body = b'{"metadata":{"name":"a","namespace":"ns","resourceVersion":"5"},"spec":{"odd":' + deep + b"}}"
+    decoder = ObjectDecoder(PODS)
+    (found,) = decoder.page(b'{"metadata":{},"items":[' + body + b"]}", request="test").items
+    event = decoder.event(b'{"type":"ADDED","object":' + body + b"}")
+    assert isinstance(event, ObjectEvent)
+    assert event.object == found == decoder.one(body, request="test")
+    odd = decoder.event(b'{"type":"ADDED","object":' + body.replace(b'"spec":{', b'"status":3,"spec":{') + b"}")
+    assert isinstance(odd, Unreadable)
+    assert odd.key == "ns/a"
 
 
 def test_lists_that_arrive_as_null_are_absent() -> None:

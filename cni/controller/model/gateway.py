@@ -41,7 +41,7 @@ def parse(text: str) -> Gateway:
         ips = tuple(ipaddress.ip_interface(each) for each in wire.ips)
         next_hops = tuple(ipaddress.ip_address(each) for each in wire.next_hops)
         mac = parse_mac(wire.mac) if wire.mac else ""
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidGateway(
             f'annotation {GATEWAY} is not of the form {{"ips": ["192.0.2.10/24"], "nextHops": ["192.0.2.1"]}}: {error}'
         ) from None

@@ -50,7 +50,7 @@ def parse(namespace: core.Namespace) -> Namespace:
             for severity in (logging.deny, logging.allow):
                 if severity and severity not in SEVERITIES:
                     raise ValueError(f"severity {severity!r} is none of {', '.join(SEVERITIES)}")
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             logging = NOT_LOGGED
             fault = f'annotation {ACL_LOGGING} is not of the form {{"deny": "alert", "allow": "notice"}}: {error}'
     egress: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ def parse(namespace: core.Namespace) -> Namespace:
     if text is not None:
         try:
             egress = tuple(str(ipaddress.ip_address(each)) for each in _ADDRESSES.decode(text))
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             fault = f'annotation {EGRESS_IPS} is not of the form ["192.0.2.200"]: {error}'
     isolation = annotations.get(ISOLATION, "false")
     if isolation not in ("true", "false"):

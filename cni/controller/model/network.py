@@ -116,7 +116,7 @@ def parse(definition: cncf.NetworkAttachmentDefinition) -> Network | None:
             return None
         if ours:
             config = msgspec.convert({"name": config.name, **ours[0]}, _Config)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         if f'"{TYPE}"' not in definition.spec.config:
             return None  # another plugin's business
         raise InvalidNetwork(f"network {key}: its config cannot be read: {error}") from None
@@ -183,7 +183,7 @@ def wishes(text: str | None, namespace: str) -> tuple[Wish, ...]:
     try:
         long_form = text.lstrip().startswith("[")
         selections = _SELECTIONS.decode(text) if long_form else tuple(map(_short, _split(text)))
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidAnnotation(f"annotation {SELECTION} cannot be read: {error}") from None
     counts: dict[str, int] = {}
     found = []

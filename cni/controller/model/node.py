@@ -59,7 +59,7 @@ def parse(node: core.Node) -> Node:
     if not subnets and NODE_SUBNETS in annotations:
         try:
             subnets = _SUBNETS.decode(annotations[NODE_SUBNETS])
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             subnets = ()  # ours, and unreadable: given anew
     return Node(
         name=node.metadata.name,

@@ -76,7 +76,7 @@ class Pod:
             return AddressRequest()
         try:
             return _REQUEST.decode(text)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidAnnotation(
                 f'annotation {ADDRESSES} is not of the form {{"ips": ["10.1.2.3"], "mac": "02:…"}}: {error}'
             ) from None
@@ -92,7 +92,7 @@ class Pod:
             return {}
         try:
             return _WRITTEN.decode(text)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return {}
 
 

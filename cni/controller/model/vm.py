@@ -213,5 +213,5 @@ def _written(text: str | None) -> Mapping[str, Attachment]:
         return {}
     try:
         return _WRITTEN.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return {}
