@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ from foundation.kube.models.meta import KubernetesObject, ListMeta, ObjectMeta, 
 from foundation.kube.resources import Resource
 
 T = TypeVar("T", bound=KubernetesObject)
+M = TypeVar("M")
 
 
 class ObjectList(msgspec.Struct, Generic[T], frozen=True):
@@ -76,9 +77,9 @@ class Failure:
 Event = ObjectEvent[T] | Unreadable | Bookmark | Failure
 
 
-# The API server takes objects of this depth (encoding/json of Go), and one that cannot be read would stop a watch.
-NESTING = 10_000
-sys.setrecursionlimit(max(sys.getrecursionlimit(), NESTING + 1_000))
+NESTING: Final = 10_000
+"""The API server takes objects of this depth (encoding/json of Go); one that could not be read would stop a watch."""
+_SPARE: Final = 1_000
 
 
 class ObjectDecoder(Generic[T]):
@@ -98,28 +99,28 @@ class ObjectDecoder(Generic[T]):
     def one(self, body: bytes, *, request: str) -> T:
         """The object in `body`; raises Malformed, naming the request."""
         try:
-            return self._one.decode(body)
+            return _read(self._one, body)
         except msgspec.DecodeError as error:
             raise Malformed(f"{request}: the answer does not fit the model: {error}") from error
 
     def page(self, body: bytes, *, request: str) -> Page[T]:
         """The page in `body`; raises Malformed if it is no list at all."""
         try:
-            found = self._page.decode(body)
+            found = _read(self._page, body)
             return Page(found.metadata, found.items or ())
         except msgspec.ValidationError:
             pass  # one bad object: find it
         except msgspec.DecodeError as error:
             raise Malformed(f"{request}: broken JSON: {error}") from error
         try:
-            raw = self._raw_page.decode(body)
+            raw = _read(self._raw_page, body)
         except msgspec.DecodeError as error:
             raise Malformed(f"{request}: the answer is not a list: {error}") from error
         items: list[T] = []
         unreadable: list[Unreadable] = []
         for each in raw.items or ():
             try:
-                items.append(self._one.decode(each))
+                items.append(_read(self._one, each))
             except msgspec.ValidationError as error:
                 unreadable.append(self._unreadable(each, error))
         return Page(raw.metadata, tuple(items), tuple(unreadable))
@@ -127,7 +128,7 @@ class ObjectDecoder(Generic[T]):
     def event(self, line: bytes) -> Event[T]:
         """The event in one line of a watch; raises Malformed for a line that is no event."""
         try:
-            found = self._event.decode(line)
+            found = _read(self._event, line)
         except msgspec.ValidationError as error:
             return self._odd_event(line, error)
         except msgspec.DecodeError as error:
@@ -137,11 +138,11 @@ class ObjectDecoder(Generic[T]):
     def _odd_event(self, line: bytes, why: msgspec.ValidationError | None) -> Event[T]:
         """Bookmarks and errors, whose objects need not fit the model, and objects that should but don't."""
         try:
-            raw = self._raw_event.decode(line)
+            raw = _read(self._raw_event, line)
             if raw.type == "ERROR":
-                return Failure(self._status.decode(raw.object))
+                return Failure(_read(self._status, raw.object))
             if raw.type == "BOOKMARK":
-                return Bookmark(self._meta.decode(raw.object).metadata.resource_version)
+                return Bookmark(_read(self._meta, raw.object).metadata.resource_version)
         except msgspec.DecodeError as error:
             raise Malformed(f"a watch sent a line that is not an event: {error}: {line[:80]!r}") from error
         if raw.type in OBJECT_EVENTS and why is not None:
@@ -152,10 +153,22 @@ class ObjectDecoder(Generic[T]):
 
     def _unreadable(self, raw: msgspec.Raw, why: Exception) -> Unreadable:
         try:
-            metadata = self._meta.decode(raw).metadata
+            metadata = _read(self._meta, raw).metadata
         except msgspec.ValidationError:
             metadata = ObjectMeta()
         return Unreadable(metadata.key, metadata.resource_version, str(why))
+
+
+def _read(decoder: msgspec.json.Decoder[M], data: bytes | msgspec.Raw) -> M:
+    try:
+        return decoder.decode(data)
+    except RecursionError:
+        usual = sys.getrecursionlimit()
+        sys.setrecursionlimit(NESTING + _SPARE)
+        try:
+            return decoder.decode(data)
+        finally:
+            sys.setrecursionlimit(usual)
 
 
 class _RawList(msgspec.Struct, frozen=True):
