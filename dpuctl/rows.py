@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cni.controller.translate.names import pod_port_name
+from cni.selection import secondary_port_name
 from csi import identity
 from dpuctl import suite
 from dpuctl.inspection.facts import DiskFacts, Machine, PortFacts
@@ -115,8 +116,8 @@ def port_name(pod: Pod, network: str, given: GivenNetwork) -> str:
     """The logical switch port of a pod in a network, from what it was given there."""
     if given.port:
         return given.port
-    name = pod_port_name(pod.metadata.namespace, pod.metadata.name)
-    return name if network == "default" else f"{network.replace('/', '.')}_{name}"
+    namespace, name = pod.metadata.namespace, pod.metadata.name
+    return pod_port_name(namespace, name) if network == "default" else secondary_port_name(namespace, name, network)
 
 
 def _where(found: tuple[Machine, PortFacts] | None) -> dict[str, str]:

@@ -9,11 +9,12 @@ from cni.controller.addresses.pool import Assignment, Pool
 from cni.controller.addresses.subnets import pick
 from cni.controller.errors import AddressConflict, InvalidNetwork, NetworkMissing, Refused
 from cni.controller.model.addressing import IPNetwork, mac_of
-from cni.controller.model.network import SELECTION, Claim, Network, Wish, wishes
+from cni.controller.model.network import Claim, Network, Wish, wishes
 from cni.controller.model.pod import Pod
 from cni.controller.rows import Owner
 from cni.controller.translate import network as rows
 from cni.controller.translate.names import pod_owner
+from cni.selection import NETWORKS
 
 RESERVED = {"layer2": 0, "localnet": 0, "layer3": 1}
 """Addresses kept from the start of each subnet: the router's."""
@@ -195,7 +196,7 @@ class Networks:
         wanted: tuple[Wish, ...] | Refused = ()
         if pod is not None:
             try:
-                wanted = wishes(pod.annotations.get(SELECTION), pod.namespace)
+                wanted = wishes(pod.annotations.get(NETWORKS), pod.namespace)
             except Refused as problem:
                 wanted = problem
             if wanted:

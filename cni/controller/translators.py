@@ -40,6 +40,7 @@ from cni.controller.translate.egress import gateway_for
 from cni.controller.translate.names import vm_owner
 from cni.controller.vm_translator import KeepMachine, VmTranslator
 from cni.controller.world import World
+from cni.selection import secondary_port_name
 
 PHYSICAL_MTU = 1500
 AnnotateNode = Callable[[str, Mapping[str, str]], None]
@@ -356,7 +357,7 @@ class Translators:
             chassis=chassis,
             selections=self._selections(chosen, wish.network),
         )
-        name = network_rows.port_name(pod.namespace, pod.name, wish.network, wish.index)
+        name = secondary_port_name(pod.namespace, pod.name, wish.key)
         mtu = self._network_mtu(network)
         return state, Attachment(assignment.ips, assignment.mac, gateways, routes, mtu, name)
 

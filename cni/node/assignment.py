@@ -7,6 +7,7 @@ import msgspec
 
 from cni.node.errors import BadConfiguration
 from cni.node.request import DEFAULT_NETWORK
+from cni.selection import secondary_port_name
 
 ANNOTATION = "dpu-offload.io/pod-networks"
 
@@ -73,17 +74,12 @@ def parse_one(text: str, *, where: str) -> Assignment:
 
 
 def port_name(assignment: Assignment, *, network: str, namespace: str, pod: str) -> str:
-    """The logical switch port of a pod: `<namespace>_<pod>`, in a secondary network with that network's name before.
-
-    `network` is a key of the annotation; where a pod is in a network several times, the later ports are numbered.
-    """
+    """The logical switch port of a pod; `network` is a key of the annotation."""
     if assignment.port:
         return assignment.port
-    name = f"{namespace}_{pod}"
     if network == DEFAULT_NETWORK:
-        return name
-    home, network_name, *index = network.split("/")
-    return "_".join((f"{home}.{network_name}", name, *index))
+        return f"{namespace}_{pod}"
+    return secondary_port_name(namespace, pod, network)
 
 
 def _check(assignment: Assignment) -> None:

@@ -17,7 +17,7 @@ import grpc.aio
 from cni.node.errors import BadConfiguration, TryLater
 from cni.node.pods import Pods
 from cni.node.request import DEFAULT_NETWORK, Call, is_device
-from cni.node.selection import NETWORKS
+from cni.selection import NETWORKS
 
 if TYPE_CHECKING:
     from cni.device_plugin.pod_resources import Holder

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from cni.node.assignment import Assignment, parse
 from cni.node.errors import TryLater
-from cni.node.selection import NETWORKS, attachment_key
+from cni.node.request import DEFAULT_NETWORK
+from cni.selection import NETWORKS, selected
 from foundation.kube.client import KubeClient
 from foundation.kube.models.core import Pod
 from foundation.kube.reflector import Change, Reflector
@@ -47,19 +48,18 @@ class Pods:
         Raises TryLater with what is missing; BadConfiguration for an annotation that cannot be used.
         """
 
-        def key(pod: Pod) -> str:
-            chosen = pod.metadata.annotations.get(NETWORKS, "")
-            return attachment_key(chosen, namespace=namespace, network=network, ifname=ifname)
+        def given(pod: Pod | None) -> tuple[Pod, str, Assignment] | None:
+            if pod is None or not is_pod(pod, uid):
+                return None
+            key = key_of(pod, network, ifname)
+            assignment = parse(pod.metadata.annotations, key)
+            return (pod, key, assignment) if assignment is not None else None
 
-        def ready(pod: Pod | None) -> bool:
-            return pod is not None and is_pod(pod, uid) and self._assigned(pod, key(pod)) is not None
-
-        pod = await self.until(namespace, name, ready, deadline=deadline)
-        if pod is None:
+        pod = await self.until(namespace, name, lambda pod: given(pod) is not None, deadline=deadline)
+        found = given(pod)
+        if found is None:
             raise TryLater(self._missing(namespace, name, uid, network, deadline))
-        assignment = self._assigned(pod, key(pod))
-        assert assignment is not None
-        return pod, key(pod), assignment
+        return found
 
     async def until(
         self, namespace: str, name: str, predicate: Callable[[Pod | None], bool], *, deadline: float
@@ -84,10 +84,6 @@ class Pods:
             if not waiting:
                 del self._waiting[key]
 
-    @staticmethod
-    def _assigned(pod: Pod, network: str) -> Assignment | None:
-        return parse(pod.metadata.annotations, network)
-
     def _missing(self, namespace: str, name: str, uid: str, network: str, deadline: float) -> str:
         pod = self.get(namespace, name)
         if problem := self.problem():
@@ -103,6 +99,18 @@ class Pods:
     def _note(self, change: Change[Pod]) -> None:
         for event in self._waiting.get(change.key, ()):
             event.set()
+
+
+def key_of(pod: Pod, network: str, ifname: str) -> str:
+    """Under which key of annotation pod-networks a pod's interface in a network stands. One that the pod does not
+    select, or selects in a way that cannot be read, means the first."""
+    if network == DEFAULT_NETWORK:
+        return network
+    try:
+        chosen = selected(pod.metadata.annotations.get(NETWORKS, ""), pod.metadata.namespace)
+    except ValueError:
+        return network
+    return next((each.key for each in chosen if (each.network, each.interface) == (network, ifname)), network)
 
 
 def is_pod(pod: Pod, uid: str) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
-import json
 from collections.abc import Iterator
 from typing import Final
 
-from dpuctl import suite
+from cni.selection import NETWORKS, selected
 from dpuctl.doctor.check import Check, Finding, View
 from dpuctl.inspection.facts import PortFacts, SwitchFacts
 from dpuctl.rows import port_name
@@ -277,25 +277,15 @@ def _selected(view: View) -> Iterator[Finding]:
                     where=f"pod {pod.metadata.key}",
                     problem=f"selects network {name}, but there is no such NetworkAttachmentDefinition",
                     cure=f"create it (kubectl get network-attachment-definitions -A lists those there are), or correct "
-                    f"the annotation {suite.SELECTED_NETWORKS}",
+                    f"the annotation {NETWORKS}",
                 )
 
 
 def _selections(pod: Pod) -> Iterator[str]:
-    """Multus' two forms: names by commas (`ns/name@interface`), or a JSON list."""
-    text = pod.metadata.annotations.get(suite.SELECTED_NETWORKS, "").strip()
-    if text.startswith("["):
-        try:
-            entries = json.loads(text)
-        except (ValueError, RecursionError):
-            return
-        for entry in entries if isinstance(entries, list) else ():
-            if isinstance(entry, dict) and entry.get("name"):
-                yield f"{entry.get('namespace') or pod.metadata.namespace}/{entry['name']}"
-        return
-    for part in filter(None, (one.strip() for one in text.split(","))):
-        name = part.partition("@")[0]
-        yield name if "/" in name else f"{pod.metadata.namespace}/{name}"
+    """None of a selection that cannot be read: of that cni-controller tells by an Event."""
+    with contextlib.suppress(ValueError):
+        for each in selected(pod.metadata.annotations.get(NETWORKS, ""), pod.metadata.namespace):
+            yield each.network
 
 
 CHECKS = (

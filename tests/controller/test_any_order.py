@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cni.controller.model.annotations import EGRESS_IPS, GATEWAY, ISOLATION, POD_NETWORKS
-from cni.controller.model.network import SELECTION
 from cni.controller.model.policy import POLICY_FOR
+from cni.selection import NETWORKS
 from tests.controller.stage import Northbound, Stage, contents, node, pod
 
 Json = dict[str, Any]
@@ -65,7 +65,7 @@ def _claim() -> Json:
 
 def _claiming(uid: str, on: str) -> Json:
     text = json.dumps([{"name": "blue", "ipam-claim-reference": "keep"}])
-    return pod("vm", namespace="x", on=on, uid=uid, labels={"role": "db"}, annotations={SELECTION: text})
+    return pod("vm", namespace="x", on=on, uid=uid, labels={"role": "db"}, annotations={NETWORKS: text})
 
 
 def _multi(*ports: int) -> Json:
@@ -128,7 +128,7 @@ def lives() -> list[list[Step]]:
             ("networkpolicy", "x/in", _policy("in", ingress=[peers, {}])),
         ],
         life("network", "x/blue", _network("172.16.0.0/16"), _network("172.17.0.0/16")),
-        life("pod", "x/g", pod("g", namespace="x", uid="g1", annotations={SELECTION: "blue"})),
+        life("pod", "x/g", pod("g", namespace="x", uid="g1", annotations={NETWORKS: "blue"})),
         life("ipamclaim", "x/keep", _claim()),
         life("pod", "x/vm", _claiming("v1", "n1"), None, _claiming("v2", "n2")),
         life("multinetworkpolicy", "x/multi", _multi(80), _multi(80, 81)),

@@ -23,9 +23,9 @@ from cni.controller.model import bandwidth, gateway, network
 from cni.controller.model import namespace as namespaces
 from cni.controller.model import pod as pods
 from cni.controller.model.annotations import ACL_LOGGING, ADDRESSES, EGRESS_IPS, GATEWAY, ISOLATION, POD_NETWORKS
-from cni.controller.model.network import SELECTION
 from cni.controller.model.policy import POLICY_FOR
 from cni.controller.rows import Owner
+from cni.selection import NETWORKS
 from foundation.kube.client import KubeClient
 from foundation.kube.models import cncf, core
 from foundation.kube.models.meta import ObjectMeta
@@ -55,7 +55,7 @@ async def stage(northbound: Northbound) -> AsyncIterator[Stage]:
         stage.put("node", made)
         stage.put("namespace", {"metadata": {"name": "ns"}})
         stage.put("network", nad("good", subnets="172.16.0.0/24"))
-        stage.put("pod", pod("good", uid="good", labels={"app": "a"}, annotations={SELECTION: "good"}))
+        stage.put("pod", pod("good", uid="good", labels={"app": "a"}, annotations={NETWORKS: "good"}))
         stage.put("networkpolicy", policy(ingress=[{"ports": [{"port": 80}]}], name="good"))
         stage.put("service", service(name="good"))
         await stage.settle()
@@ -90,7 +90,7 @@ def rule(action: str = "Deny", side: str = "from", peer: Json | None = None, **m
 
 
 def asking(text: Any) -> Json:
-    return {SELECTION: text if isinstance(text, str) else json.dumps(text)}
+    return {NETWORKS: text if isinstance(text, str) else json.dumps(text)}
 
 
 NODE = node("bad", "10.1.7.0/24")
@@ -388,7 +388,7 @@ async def test_each_becomes_an_event_on_its_object(tmp_path: Path, northbound: N
                 await client.create(NAMESPACES, {"metadata": {"name": "loud", "annotations": {ACL_LOGGING: "["}}})
                 bad = {**nad("bad", topology="ring"), "metadata": {"name": "bad", "namespace": "default"}}
                 await client.create(NETWORK_ATTACHMENT_DEFINITIONS, bad)
-                await client.create(PODS, pod_object("bad", **{SELECTION: "bad"}))
+                await client.create(PODS, pod_object("bad", **{NETWORKS: "bad"}))
                 await asyncio.wait_for(enough.wait(), 40)
             task.cancel()
             await asyncio.wait({task})
@@ -411,7 +411,7 @@ JSON_LIKE = st.recursive(
 @example("[" * 100_000)
 @example('{"x":' * 40_000)
 def test_any_text_in_any_annotation_is_read_or_refused(text: str) -> None:
-    keys = (ADDRESSES, POD_NETWORKS, SELECTION, ACL_LOGGING, EGRESS_IPS, ISOLATION, *bandwidth.ANNOTATIONS.values())
+    keys = (ADDRESSES, POD_NETWORKS, NETWORKS, ACL_LOGGING, EGRESS_IPS, ISOLATION, *bandwidth.ANNOTATIONS.values())
     metadata = ObjectMeta(name="x", namespace="ns", uid="u", annotations=dict.fromkeys(keys, text))
     pod_ = pods.parse(core.Pod(metadata=metadata))
     namespaces.parse(core.Namespace(metadata=metadata))

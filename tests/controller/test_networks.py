@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from cni.controller.errors import InvalidAnnotation
-from cni.controller.model.network import SELECTION, wishes
+from cni.controller.model.network import wishes
 from cni.controller.rows import Owner
+from cni.selection import NETWORKS
 from tests.controller.stage import Northbound, Stage, node, pod
 from tests.controller.tracer import Endpoint, Tracer, microflow
 
@@ -41,7 +42,7 @@ def nad(name: str = "blue", **config: Any) -> dict[str, Any]:
 
 
 def asking(selection: Any) -> dict[str, str]:
-    return {SELECTION: selection if isinstance(selection, str) else json.dumps(selection)}
+    return {NETWORKS: selection if isinstance(selection, str) else json.dumps(selection)}
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from cni.controller.model.annotations import EGRESS_IPS, GATEWAY, ISOLATION
-from cni.controller.model.network import SELECTION
 from cni.controller.rows import RowId
 from cni.controller.rows.tables import TABLES, identity
 from cni.controller.writer.plan import REFERS
+from cni.selection import NETWORKS
 from foundation.ovsdb import Row
 from foundation.ovsdb import operations as op
 from tests.controller.stage import Northbound, Stage, contents, node, pod
@@ -46,7 +46,7 @@ async def stage(northbound: Northbound) -> AsyncIterator[Stage]:
         stage.put("namespace", {"metadata": {"name": "ns", "annotations": annotations}})
         stage.put("network", nad("l2", subnets="172.16.0.0/24, fd01::/64", enableIPv6RA=True))
         stage.put("network", nad("l3", topology="layer3", subnets="172.20.0.0/16"))
-        asks = {SELECTION: "l2, l3", "kubernetes.io/ingress-bandwidth": "10M"}
+        asks = {NETWORKS: "l2, l3", "kubernetes.io/ingress-bandwidth": "10M"}
         stage.put("pod", pod("a", uid="a", annotations=asks, ports={"web": ("TCP", 80)}))
         rule = {"from": [{"podSelector": {}}], "ports": [{"port": "web"}]}
         metadata = {"name": "x", "namespace": "ns"}

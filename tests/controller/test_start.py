@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from cni.controller.model.network import SELECTION
 from cni.controller.rows import Owner
+from cni.selection import NETWORKS
 from foundation.ovsdb import OvsdbSession, fresh_name
 from foundation.ovsdb import operations as op
 from tests.controller.stage import Northbound, Stage, node, pod
@@ -172,7 +172,7 @@ async def test_a_pod_of_an_unknown_node_waits_and_its_old_port_goes(northbound: 
 
 async def test_an_annotation_copied_with_its_pod_takes_nothing_from_who_had_it_first(northbound: Northbound) -> None:
     """Made while no controller ran, say from an exported manifest; by its name it is listed first."""
-    asks = {SELECTION: "blue"}
+    asks = {NETWORKS: "blue"}
     blue = {"metadata": {"name": "blue", "namespace": "ns"}, "spec": {"config": LAYER2}}
     async with Stage(northbound.remote) as first:
         first.put("node", *NODES)
@@ -217,7 +217,7 @@ async def test_of_two_nodes_that_overlap_the_first_one_stays_the_first(northboun
 async def test_addresses_on_other_networks_come_back(kept: str) -> None:
     """In whichever order pods are listed: all addresses of the network are given, so each one's matters to all."""
     blue = {"metadata": {"name": "blue", "namespace": "ns"}, "spec": {"config": LAYER2}}
-    asks = {SELECTION: "blue"}
+    asks = {NETWORKS: "blue"}
     northbound = Northbound()
     try:
         async with Stage(northbound.remote) as stage:

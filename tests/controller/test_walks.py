@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from cni.controller.model.annotations import ACL_LOGGING, ADDRESSES, GATEWAY, ISOLATION, POD_NETWORKS
-from cni.controller.model.network import SELECTION
 from cni.controller.model.policy import POLICY_FOR
+from cni.selection import NETWORKS
 from tests.controller.stage import Northbound, Stage, contents, node, pod
 
 Json = dict[str, Any]
@@ -125,7 +125,7 @@ OBJECTS: Variants = [
             pod("a", uid="1", labels={"app": "a"}, annotations=asks(10), phase="Succeeded"),
             pod("a", uid="2", labels={"app": "a"}, annotations=asks(11), ports={"web": ("UDP", 81)}),
             pod("a", uid="3", labels={"app": "a"}, host_network=True),
-            pod("a", uid="1", annotations=asks(10, **{SELECTION: '[{"name": "x", "ips": ["172.16.0.5"]}]'})),
+            pod("a", uid="1", annotations=asks(10, **{NETWORKS: '[{"name": "x", "ips": ["172.16.0.5"]}]'})),
         ],
     ),
     (
@@ -181,7 +181,7 @@ CROWD: Variants = [
             [
                 None,
                 *(
-                    pod(name, on=f"n{1 + index % 2}", uid=f"{name}{index}", annotations={SELECTION: text})
+                    pod(name, on=f"n{1 + index % 2}", uid=f"{name}{index}", annotations={NETWORKS: text})
                     for index in range(4)
                     for text in ("x", "x, x")
                 ),

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.controller.model.network import wishes
-from cni.controller.translate.network import port_name as controllers_name
 from cni.node.assignment import Assignment, port_name
-from cni.node.selection import attachment_key
+from cni.node.pods import key_of
+from cni.selection import NETWORKS, selected
+from foundation.kube.models.core import Pod
+from foundation.kube.models.meta import ObjectMeta
 
 LONG = json.dumps(
     [
@@ -21,6 +23,10 @@ LONG = json.dumps(
         {"name": "lan"},
     ]
 )
+
+
+def asking(text: str) -> Pod:
+    return Pod(metadata=ObjectMeta(name="p", namespace="ns", annotations={NETWORKS: text}))
 
 
 @pytest.mark.parametrize(
@@ -42,14 +48,21 @@ LONG = json.dumps(
     ],
 )
 def test_the_key_of_an_interface(text: str, network: str, ifname: str, expected: str) -> None:
-    assert attachment_key(text, namespace="ns", network=network, ifname=ifname) == expected
+    assert key_of(asking(text), network, ifname) == expected
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["", "ns", "other"])), max_size=6))
-def test_it_is_the_key_that_the_controller_gives(selected: list[tuple[str, str]]) -> None:
-    text = json.dumps([{"name": name, "namespace": namespace} for name, namespace in selected])
-    for place, wish in enumerate(wishes(text, "ns"), start=1):
-        key = attachment_key(text, namespace="ns", network=wish.network, ifname=f"net{place}")
-        assert key == wish.key
-        ours = port_name(Assignment(), network=key, namespace="ns", pod="p")
-        assert ours == controllers_name("ns", "p", wish.network, wish.index)
+def test_it_is_the_key_that_the_controller_gives(chosen: list[tuple[str, str]]) -> None:
+    text = json.dumps([{"name": name, "namespace": namespace} for name, namespace in chosen])
+    found = wishes(text, "ns")
+    for place, wish in enumerate(found, start=1):
+        assert key_of(asking(text), wish.network, f"net{place}") == wish.key
+    ports = {port_name(Assignment(), network=wish.key, namespace="ns", pod="p") for wish in found}
+    assert len(ports) == len(found) == len(selected(text, "ns"))
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"), [("default", "ns_p"), ("ns/lan", "ns.lan_ns_p"), ("ns/lan/2", "ns.lan_ns_p_2")]
+)
+def test_port_names(key: str, expected: str) -> None:
+    assert port_name(Assignment(), network=key, namespace="ns", pod="p") == expected

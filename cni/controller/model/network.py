@@ -11,13 +11,12 @@ import msgspec
 
 from cni.controller.errors import InvalidAnnotation, InvalidNetwork
 from cni.controller.model.addressing import AddressRequest, IPNetwork, networks
+from cni.selection import NETWORKS, attachment_key, selected
 from foundation.kube.models import cncf
 
 TYPE = "dpu-offload"
 TOPOLOGIES = ("layer2", "layer3", "localnet")
-SELECTION = "k8s.v1.cni.cncf.io/networks"
 _SUBNET = re.compile(r"(?P<whole>[0-9a-fA-F.:]+/\d+)(?:/(?P<length>\d{1,3}))?")
-_NAME = re.compile(r"(?:(?P<namespace>[a-z0-9.-]+)/)?(?P<name>[a-z0-9.-]+)(?:@(?P<interface>[^@/]+))?")
 
 
 class _Config(msgspec.Struct, frozen=True, rename="camel"):
@@ -31,15 +30,6 @@ class _Config(msgspec.Struct, frozen=True, rename="camel"):
     physical_network_name: str = ""
     advertise: bool = msgspec.field(name="enableIPv6RA", default=False)
     plugins: tuple[Mapping[str, Any], ...] = ()
-
-
-class _Selection(msgspec.Struct, frozen=True):
-    name: str
-    namespace: str = ""
-    interface: str = ""
-    ips: tuple[str, ...] = ()
-    mac: str = ""
-    claim: str = msgspec.field(name="ipam-claim-reference", default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +79,10 @@ class Wish:
     @property
     def key(self) -> str:
         """Its key in annotation pod-networks."""
-        return self.network if self.index == 0 else f"{self.network}/{self.index}"
+        return attachment_key(self.network, self.index)
 
 
 _CONFIG = msgspec.json.Decoder(_Config)
-_SELECTIONS = msgspec.json.Decoder(tuple[_Selection, ...])
 
 
 def parse_claim(claim: cncf.IPAMClaim) -> Claim:
@@ -174,30 +163,17 @@ def _subnets(config: _Config) -> tuple[tuple[IPNetwork, ...], tuple[int, ...]]:
 
 
 def wishes(text: str | None, namespace: str) -> tuple[Wish, ...]:
-    """The attachments that a pod's selection annotation asks for (Network Plumbing Working Group, section 4).
-
-    Raises InvalidAnnotation.
-    """
-    if not text or not text.strip():
-        return ()
+    """The attachments that a pod's annotation selects. Raises InvalidAnnotation."""
     try:
-        long_form = text.lstrip().startswith("[")
-        selections = _SELECTIONS.decode(text) if long_form else tuple(map(_short, _split(text)))
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise InvalidAnnotation(f"annotation {SELECTION} cannot be read: {error}") from None
-    counts: dict[str, int] = {}
-    found = []
-    for each in selections:
-        key = f"{each.namespace or namespace}/{each.name}"
-        index = counts.get(key, 0)
-        counts[key] = index + 1
-        claim = f"{namespace}/{each.claim}" if each.claim else ""
-        found.append(Wish(key, index, AddressRequest(each.ips, each.mac), claim))
-    return tuple(found)
-
-
-def _short(text: str) -> _Selection:
-    match = _NAME.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not of the form namespace/name@interface")
-    return _Selection(match["name"], match["namespace"] or "", match["interface"] or "")
+        chosen = selected(text or "", namespace)
+    except ValueError as error:
+        raise InvalidAnnotation(f"annotation {NETWORKS} cannot be read: {error}") from None
+    return tuple(
+        Wish(
+            each.network,
+            each.index,
+            AddressRequest(each.ips, each.mac),
+            f"{namespace}/{each.claim}" if each.claim else "",
+        )
+        for each in chosen
+    )

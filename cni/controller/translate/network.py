@@ -37,11 +37,6 @@ def name(key: str) -> str:
     return key.replace("/", ".")
 
 
-def port_name(namespace: str, pod: str, network: str, index: int) -> str:
-    """The name of a pod's port on a secondary network: what OVS' `iface-id` must be."""
-    return f"{name(network)}_{namespace}_{pod}" + (f"_{index}" if index else "")
-
-
 def translate(network: Network, *, subnets: Mapping[str, tuple[IPNetwork, ...]], mtu: int) -> State:
     """Rows of a network. `subnets`: for layer3, each node's part."""
     title = name(network.key)

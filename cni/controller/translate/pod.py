@@ -15,6 +15,7 @@ from cni.controller.selection import Selection
 from cni.controller.translate import network as network_rows
 from cni.controller.translate import selector as groups
 from cni.controller.translate.names import node_switch, pod_port, pod_port_name
+from cni.selection import secondary_port_name
 
 DEFAULT = "default"
 
@@ -64,7 +65,7 @@ def secondary(
     if chassis:
         options["requested-chassis"] = chassis
     columns: dict[str, object] = {
-        "name": network_rows.port_name(pod.namespace, pod.name, wish.network, wish.index),
+        "name": secondary_port_name(pod.namespace, pod.name, wish.key),
         "addresses": addresses if ips else (addresses, "unknown"),
         "port_security": addresses,
         "options": options,
