@@ -9,6 +9,7 @@ the insert, because OVN's own time starts there. Rounds are interleaved. Needs r
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import statistics
@@ -194,7 +195,7 @@ async def one_by_one(stage: Stage, floor: Floor, mode: str) -> dict[str, list[fl
 
     for number in range(ROUNDS + 1):
         pod, vf = await made(stage, mode)
-        ours = await timed(whole(pod, lambda pod=pod: run_plugin(stage, "ADD", pod)))  # type: ignore[misc]  # bound at once
+        ours = await timed(whole(pod, functools.partial(run_plugin, stage, "ADD", pod)))
         away = await timed(run_plugin(stage, "DEL", pod))
         # A second sandbox of the same pod: the logical port is there already, as it is in a cluster.
         # OVN is given time to let go of the first one.
@@ -203,7 +204,7 @@ async def one_by_one(stage: Stage, floor: Floor, mode: str) -> dict[str, list[fl
         await stage.delete(pod)
         await stage.forget(pod)
         pod, vf = await made(stage, mode)
-        least = await timed(whole(pod, lambda pod=pod, vf=vf: floor.add(pod, vf)))  # type: ignore[misc]  # bound at once
+        least = await timed(whole(pod, functools.partial(floor.add, pod, vf)))
         gone = await timed(floor.delete(pod, vf))
         await stage.forget(pod)
         if number:  # the first round warms everything up

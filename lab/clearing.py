@@ -57,7 +57,8 @@ async def clear(layout: Layout) -> None:
 
 def mounts_below(directory: Path) -> list[Path]:
     """Mount points below ``directory``, deepest first."""
-    below = (point for point in map(Path, (mount.point for mount in mounts.table())) if point.is_relative_to(directory))
+    points = [Path(mount.point) for mount in mounts.table()]
+    below = [point for point in points if point.is_relative_to(directory)]
     return sorted(below, key=lambda point: len(point.parts), reverse=True)
 
 

@@ -1,6 +1,5 @@
 """The opi-bridge daemon: the OPI storage API for this DPU's card."""
 
-import gc
 import uuid
 from pathlib import Path
 
@@ -80,5 +79,4 @@ async def start(config: OpiBridgeConfig, daemon: Daemon) -> None:
 
 
 def main() -> None:
-    gc.freeze()  # modules stay
     run("opi-bridge", OpiBridgeConfig, start)

@@ -1,7 +1,6 @@
 """The volume-attacher daemon: one volume on this DPU, connected and shown to the host, or neither."""
 
 import asyncio
-import gc
 import logging
 from pathlib import Path
 from typing import Final
@@ -97,5 +96,4 @@ async def _follow(bridge: Bridge, attacher: Attacher, card: CardFacts, daemon: D
 
 
 def main() -> None:
-    gc.freeze()  # modules stay
     run("volume-attacher", VolumeAttacherConfig, start)

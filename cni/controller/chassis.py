@@ -27,7 +27,7 @@ class Chassis:
         if dpus:
             return next(iter(dpus)) if len(dpus) == 1 else ""
         node = self._nodes.get(name)
-        return "" if node is None or node.mode == "host" else name
+        return name if node is not None and node.has_switch else ""
 
     def doubt(self, name: str) -> str:
         """Why a node's chassis is not known; "" when it is."""

@@ -1,7 +1,5 @@
 """csi-node-dpu: where it is put together."""
 
-import gc
-
 from csi.node_dpu.announcing import Announcer
 from csi.node_dpu.calls import RecentCalls
 from csi.node_dpu.config import CsiNodeDpuConfig
@@ -95,5 +93,4 @@ async def start(config: CsiNodeDpuConfig, daemon: Daemon) -> None:
 
 
 def main() -> None:
-    gc.freeze()  # modules stay
     run("csi-node-dpu", CsiNodeDpuConfig, start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -146,6 +147,8 @@ def run(name: str, config_type: type[C], start: Callable[[C, Daemon], Awaitable[
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     faulthandler.enable()
     logs.configure(daemon=name, level=config.log.level, loggers=config.log.loggers)
+    # Modules stay: a seventh of a burst's processor time went into looking through them.
+    gc.freeze()
     with asyncio.Runner() as runner:
         code, sentence = runner.run(_live(name, config, start))
     if sentence:

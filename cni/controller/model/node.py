@@ -34,6 +34,11 @@ class Node:
     gateway: Gateway | Refused | None = None
     ready: bool = True
 
+    @property
+    def has_switch(self) -> bool:
+        """A host's pods are on its DPU's."""
+        return self.mode != "host"
+
 
 def _gateway(text: str | None) -> Gateway | Refused | None:
     if text is None:
